@@ -1,0 +1,5 @@
+"""Holdfast: adversarially robust metric learning."""
+
+from ._version import __version__
+
+__all__ = ["__version__"]

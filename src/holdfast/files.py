@@ -1,0 +1,103 @@
+"""Writing that loses nothing: whole files appear at once, lines are appended whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import CorruptFile
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; it takes the name when the block ends without an error.
+
+    Readers see the old file or the new one, never a part of it, even if the process is killed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file at once."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write plain data as indented JSON at once; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises
+    ------
+    CorruptFile
+        If the file is not valid JSON; names the byte.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        offset = len(text[: error.pos].encode())
+        raise CorruptFile(path, offset, f"not JSON: {error.msg}") from error
+
+
+def append_lines(path: str | Path, values: Iterable[dict[str, Any]]) -> None:
+    """Append one JSON line for each value in a single write, and sync.
+
+    A last line that a killed process left without its line end is ended first, so it cannot spoil the next.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = "".join(json.dumps(value, allow_nan=False) + "\n" for value in values).encode()
+    with path.open("ab+") as handle:
+        if handle.tell() > 0:
+            handle.seek(-1, os.SEEK_END)
+            if handle.read(1) != b"\n":
+                data = b"\n" + data
+        handle.write(data)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def read_lines(path: str | Path) -> list[dict[str, Any]]:
+    """Read JSON lines.
+
+    A torn line, which a killed writer leaves, is skipped.
+
+    Raises
+    ------
+    CorruptFile
+        If a line is complete JSON but not an object.
+    """
+    values: list[dict[str, Any]] = []
+    offset = 0
+    for line in Path(path).read_bytes().split(b"\n"):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (json.JSONDecodeError, UnicodeDecodeError):
+                value = None  # the torn tail of a killed writer
+            if value is not None:
+                if not isinstance(value, dict):
+                    raise CorruptFile(
+                        path, offset, f"need a JSON object on each line, got {type(value).__name__}"
+                    )
+                values.append(value)
+        offset += len(line) + 1
+    return values
