@@ -17,6 +17,12 @@ OFFSET = 1e-6
 ``pairwise_distance``: at u = v the value is ``1e-6 * sqrt(e)`` and the gradient is finite and not zero."""
 
 
+def norms(x: Tensor) -> Tensor:
+    """Return Euclidean norms along the last axis: (n, e) -> (n,)."""
+    out: Tensor = torch.linalg.vector_norm(x, dim=-1)
+    return out
+
+
 def squared_matrix(a: Tensor, b: Tensor) -> Tensor:
     """Return squared Euclidean distances by one matrix product, clamped at 0.
 
@@ -65,7 +71,7 @@ class Euclidean:
 
     def rowwise(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (n, e) -> (n,)."""
-        return torch.linalg.vector_norm(a - b + self.offset, dim=-1)
+        return norms(a - b + self.offset)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +155,7 @@ class Mahalanobis:
 
     def rowwise(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (n, e) -> (n,)."""
-        return torch.linalg.vector_norm((a - b) @ self.factor.to(a).T + self.offset, dim=-1)
+        return norms((a - b) @ self.factor.to(a).T + self.offset)
 
 
 DISTANCES: Mapping[str, PairwiseDistance] = {

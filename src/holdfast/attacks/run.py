@@ -1,0 +1,94 @@
+"""Carry one attack through a task: target, search, measure, in batches of queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidArgument
+from ..functional.ranking import chunks
+from ..rng import RowStreams
+from ..search.modes import frozen
+from ..types import Attack, RetrievalTask, Search, Threat
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an attack did to every query.
+
+    Attributes
+    ----------
+    x
+        (n, c, h, w) attacked images, inside the threat.
+    z
+        (n, e) their embeddings.
+    clean, attacked
+        Per-query measures (n,) before and after, with the same targets.
+    """
+
+    x: Tensor
+    z: Tensor
+    clean: dict[str, Tensor]
+    attacked: dict[str, Tensor]
+
+
+def run(
+    task: RetrievalTask,
+    attack: Attack[RetrievalTask, Any],
+    search: Search,
+    threat: Threat,
+    *,
+    seed: int = 0,
+    label: str = "attack",
+    batch_size: int = 128,
+) -> Outcome:
+    """Attack every query of a task.
+
+    Parameters
+    ----------
+    task
+        Queries and clean gallery.
+    attack, search, threat
+        What is wanted, how it is sought, what is allowed.
+    seed, label
+        Name the random streams, together with each query's own number: targets and random starts do not
+        depend on ``batch_size`` or on the other queries.
+    batch_size
+        Queries at a time.
+    """
+    if len(task) == 0:
+        raise InvalidArgument("task", "at least one query", 0)
+    parts = []
+    for rows in chunks(len(task), batch_size):
+        part = task.rows(rows)
+        target = attack.target(part, RowStreams(seed, label, "target", index=part.index))
+
+        def objective(z: Tensor, part: RetrievalTask = part, target: Any = target) -> Tensor:
+            return attack.gain(z, target, part)
+
+        streams = RowStreams(seed, label, "search", index=part.index)
+        x = search(task.encoder, part.x, objective, threat, streams)
+        with frozen(task.encoder), torch.no_grad():
+            z = task.encoder(x)
+            parts.append(
+                Outcome(
+                    x=x,
+                    z=z,
+                    clean=attack.measure(part.z, target, part),
+                    attacked=attack.measure(z, target, part),
+                )
+            )
+    return join(parts)
+
+
+def join(parts: list[Outcome]) -> Outcome:
+    """Put the outcomes of consecutive queries together."""
+    return Outcome(
+        x=torch.cat([p.x for p in parts]),
+        z=torch.cat([p.z for p in parts]),
+        clean={k: torch.cat([p.clean[k] for p in parts]) for k in parts[0].clean},
+        attacked={k: torch.cat([p.attacked[k] for p in parts]) for k in parts[0].attacked},
+    )

@@ -1,0 +1,222 @@
+"""One measured number with everything needed to read it again, kept as one JSON line.
+
+Shares (``recall@k``, ``map``, ``map@r``, ``nmi``, ``rank``) are fractions in [0, 1], never percent; scores
+whose name ends in ``ers`` or ``ars`` are in [0, 100]; distances (``shift``) are in units of the distance.
+Files only grow: measuring again appends, and :func:`latest` says which line counts.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+from .._version import __version__
+from ..errors import CorruptFile, InvalidArgument, RunError
+from ..files import append_lines, read_lines
+
+SCHEMA = 1
+_SHARE = re.compile(r"(recall|precision|retain)@\d+|map|map@r|nmi|rank")
+
+
+class Record(TypedDict):
+    """One number that an evaluation produced; see :func:`make` for the fields."""
+
+    schema: int
+    time: str
+    run: str
+    dataset: str
+    protocol: str
+    encoder: str
+    defense: str
+    suite: str
+    attack: str
+    state: str
+    norm: str
+    eps: float
+    alpha: float
+    steps: int
+    metric: str
+    value: float
+    n: int
+    ci: list[float] | None
+    higher_is_robust: bool
+    seed: int
+    seconds: float
+    version: str
+    fingerprint: str
+
+
+_KINDS: Mapping[str, tuple[type, ...]] = {
+    name: {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind, (list, type(None)))
+    for name, kind in {
+        **dict.fromkeys(("schema", "steps", "n", "seed"), int),
+        **dict.fromkeys(("eps", "alpha", "value", "seconds"), float),
+        **dict.fromkeys(("time", "run", "dataset", "protocol", "encoder", "defense", "suite"), str),
+        **dict.fromkeys(("attack", "state", "norm", "metric", "version", "fingerprint"), str),
+        "higher_is_robust": bool,
+        "ci": list,
+    }.items()
+}
+
+
+def _fault(record: Mapping[str, Any]) -> tuple[str, str, Any] | None:
+    """Return (field, what it needs, what came) for the first thing that is wrong, or None."""
+    for name, kinds in _KINDS.items():
+        value = record.get(name)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            return name, " or ".join("null" if k is type(None) else k.__name__ for k in kinds), value
+    for name in ("eps", "alpha", "seconds", "value"):
+        if not math.isfinite(record[name]) or (name != "value" and record[name] < 0):
+            return name, "a finite number" + ("" if name == "value" else " >= 0"), record[name]
+    if record["n"] < 1:
+        return "n", "at least 1 query", record["n"]
+    if record["state"] not in ("clean", "attacked"):
+        return "state", "'clean' or 'attacked'", record["state"]
+    if _SHARE.fullmatch(record["metric"]) and not -1e-6 <= record["value"] <= 1 + 1e-6:
+        return "value", f"a fraction in [0, 1] for the metric {record['metric']!r}", record["value"]
+    ci = record["ci"]
+    if ci is not None and (
+        len(ci) != 2
+        or not all(isinstance(c, int | float) and math.isfinite(c) for c in ci)
+        or not ci[0] <= ci[1]
+    ):
+        return "ci", "two finite numbers, low <= high, or null", ci
+    return None
+
+
+def make(
+    *,
+    run: str,
+    metric: str,
+    value: float,
+    n: int,
+    ci: Sequence[float] | None = None,
+    dataset: str = "digits",
+    protocol: str = "closed",
+    encoder: str = "",
+    defense: str = "",
+    suite: str = "core",
+    attack: str = "none",
+    state: str = "clean",
+    norm: str = "linf",
+    eps: float = 0.0,
+    alpha: float = 0.0,
+    steps: int = 0,
+    higher_is_robust: bool = True,
+    seed: int = 0,
+    seconds: float = 0.0,
+    fingerprint: str = "",
+    time: str | None = None,
+) -> Record:
+    """Make a record: fill in schema, time and version, and refuse what cannot be a measurement.
+
+    Parameters
+    ----------
+    run
+        Name of the run folder.
+    metric, value
+        ``"recall@1"``, ``"recall@2"``, ``"map"``, ``"map@r"``, ``"nmi"``, ``"rank"`` as fractions in [0, 1];
+        ``"shift"`` as a distance.
+    n
+        Number of queries, >= 1.
+    ci
+        95 % interval ``[low, high]`` of the value, or ``None`` where none was computed.
+    dataset, protocol, encoder, defense, suite
+        Names: ``"digits"``; ``"closed"`` or ``"zero-shot"``; ``"small-cnn"``; ``"hm-ics"``; ``"core"``.
+    attack, state
+        ``"none"`` for benign metrics, else the label of the attack; ``"clean"`` before it, ``"attacked"`` after.
+    norm, eps, alpha, steps
+        Threat and search: radius and step length in input units, 0 for benign metrics.
+    higher_is_robust
+        Whether a larger value is better for the defender.
+    seed, seconds
+        Seed of the evaluation; seconds that the whole attack (or the benign evaluation) took.
+    fingerprint
+        Hash of the settings.
+    time
+        ISO 8601 in UTC; now, if ``None``.
+
+    Raises
+    ------
+    InvalidArgument
+        Naming the field, what it needs and what came.
+
+    Examples
+    --------
+    >>> make(run="plain", metric="recall@1", value=0.98, n=360, ci=[0.96, 0.99])["schema"]
+    1
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record = Record(
+        schema=SCHEMA,
+        time=now if time is None else time,
+        run=run,
+        dataset=dataset,
+        protocol=protocol,
+        encoder=encoder,
+        defense=defense,
+        suite=suite,
+        attack=attack,
+        state=state,
+        norm=norm,
+        eps=float(eps),
+        alpha=float(alpha),
+        steps=int(steps),
+        metric=metric,
+        value=float(value),
+        n=int(n),
+        ci=None if ci is None else [float(c) for c in ci],
+        higher_is_robust=bool(higher_is_robust),
+        seed=int(seed),
+        seconds=float(seconds),
+        version=__version__,
+        fingerprint=fingerprint,
+    )
+    fault = _fault(record)
+    if fault is not None:
+        raise InvalidArgument(*fault)
+    return record
+
+
+def append(path: str | Path, records: Iterable[Record]) -> None:
+    """Append records to a JSONL file in one write; nothing that stands there is changed."""
+    append_lines(path, [dict(record) for record in records])
+
+
+def read(path: str | Path) -> list[Record]:
+    """Read all records of a file in the order in which they were written; a torn line is skipped.
+
+    Raises
+    ------
+    RunError
+        If the file is missing, or a record has another schema than this version writes.
+    CorruptFile
+        If a record lacks a field or holds something that cannot be a measurement.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunError(f"{path}: no such file of records; has the run been evaluated?")
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
+        if "schema" in line and line["schema"] != SCHEMA:
+            raise RunError(f"{path}: record {number} has schema {line['schema']!r}, expected {SCHEMA}")
+        missing = [name for name in _KINDS if name not in line]
+        if missing:
+            raise CorruptFile(path, None, f"record {number} lacks {', '.join(missing)}")
+        fault = _fault(line)
+        if fault is not None:
+            raise CorruptFile(path, None, f"record {number}, {fault[0]}: need {fault[1]}, got {fault[2]!r}")
+    return [cast(Record, line) for line in lines]
+
+
+def latest(records: Iterable[Record]) -> list[Record]:
+    """Keep the last record of each (run, suite, attack, state, metric, eps, seed), in order of first sight."""
+    kept: dict[tuple[Any, ...], Record] = {}
+    for r in records:
+        key = (r["run"], r["suite"], r["attack"], r["state"], r["metric"], r["eps"], r["seed"])
+        kept[key] = r
+    return list(kept.values())

@@ -1,0 +1,167 @@
+"""The one search loop of the library: projected gradient ascent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidArgument
+from ..rng import Randomness
+from ..schedules import Schedule, at
+from ..types import Encoder, Gradient, Objective, Threat
+from .gradient import Autograd
+from .modes import frozen
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD:
+    """Projected gradient ascent on an objective of embeddings.
+
+    From a start, repeat ``x <- project(x + alpha * direction(gradient))``. Whatever is attacked or hardened
+    in this library goes through this loop; what differs is the objective.
+
+    Attributes
+    ----------
+    steps
+        Number of updates, >= 0.
+    alpha
+        Step length in input units, or a schedule over the fraction of steps done.
+    random_start
+        Start at a random point of the threat instead of the clean input.
+    restarts
+        Independent runs, >= 1; all but the first start at random. The best final point of each group wins.
+    keep
+        ``"last"`` returns the last iterate, as the ranking literature does; ``"best"`` the best one visited,
+        the start included: then more steps never give less.
+    gradient
+        Source of gradients.
+
+    Notes
+    -----
+    If an exact gradient is zero everywhere, no later step can move anything, and the loop stops early with
+    the same result. A gain that is flat at the clean input (a distance to itself under
+    :class:`~holdfast.functional.distance.Cosine`) needs ``random_start``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from holdfast.threat import LinfThreat
+    >>> x = torch.tensor([[0.5, 0.5]])
+    >>> PGD(steps=10, alpha=0.05)(lambda x: x, x, lambda z: z[:, 0] - z[:, 1], LinfThreat(eps=0.25))
+    tensor([[0.7500, 0.2500]])
+
+    References
+    ----------
+    Madry et al., *Towards Deep Learning Models Resistant to Adversarial Attacks*, ICLR 2018, section 2.1.
+    """
+
+    steps: int = 32
+    alpha: float | Schedule = 1 / 255
+    random_start: bool = False
+    restarts: int = 1
+    keep: Literal["last", "best"] = "last"
+    gradient: Gradient = field(default_factory=Autograd)
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise InvalidArgument("steps", "an integer >= 0", self.steps)
+        if self.restarts < 1:
+            raise InvalidArgument("restarts", "an integer >= 1", self.restarts)
+        if not callable(self.alpha) and not self.alpha >= 0:
+            raise InvalidArgument("alpha", "a number >= 0 or a schedule", self.alpha)
+        if self.keep not in ("last", "best"):
+            raise InvalidArgument("keep", "'last' or 'best'", self.keep)
+
+    def __call__(
+        self,
+        encoder: Encoder,
+        x0: Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Randomness = None,
+    ) -> Tensor:
+        """Climb ``objective`` inside ``threat``, leaving no trace in modes, ``.grad`` or global RNG.
+
+        Parameters
+        ----------
+        encoder
+            Inputs to embeddings.
+        x0
+            (r*g, *s) clean inputs; row i belongs to group ``i mod g``.
+        objective
+            (r*g, e) -> (g,), climbed.
+        threat
+            The allowed set around every row.
+        generator
+            For random starts and sampled gradients.
+
+        Returns
+        -------
+        Tensor
+            Like ``x0``, inside the threat.
+
+        Raises
+        ------
+        InvalidArgument
+            If the objective becomes NaN or infinite, or its groups do not divide the rows.
+        """
+        x0 = x0.detach()
+        best_x, best_value = x0.clone(), None
+        with frozen(encoder):
+            for restart in range(self.restarts):
+                start = threat.noise(x0, generator) if self.random_start or restart else x0.clone()
+                x, value = self._climb(encoder, start, x0, objective, threat, generator)
+                if best_value is None or value is None:
+                    best_x, best_value = x, value
+                else:
+                    best_x, best_value = _merge(best_x, best_value, x, value)
+        return best_x
+
+    def _climb(
+        self,
+        encoder: Encoder,
+        x: Tensor,
+        x0: Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Randomness,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the kept point of one run, and its value when somebody will compare it."""
+        best_x, best_value = x, None
+        for step in range(self.steps):
+            value, grad = self.gradient(encoder, x, objective, generator)
+            _check(value, len(x), step)
+            if self.keep == "best":
+                best_x, best_value = _merge(best_x, best_value, x, value)
+            if getattr(self.gradient, "exact", False) and not bool(grad.any()):
+                break
+            x = threat.project(x + at(self.alpha, step / self.steps) * threat.direction(grad), x0)
+        if self.keep == "last" and self.restarts == 1:
+            return x, None
+        with torch.no_grad():
+            value = objective(encoder(x))
+        _check(value, len(x), self.steps)
+        return (x, value) if self.keep == "last" else _merge(best_x, best_value, x, value)
+
+
+def _merge(best_x: Tensor, best_value: Tensor | None, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Take, group by group, whichever value is larger."""
+    if best_value is None:
+        return x, value
+    better = value > best_value  # (g,)
+    rows = better.repeat(len(x) // len(better)).reshape(-1, *[1] * (x.ndim - 1))
+    return torch.where(rows, x, best_x), torch.where(better, value, best_value)
+
+
+def _check(value: Tensor, rows: int, step: int) -> None:
+    if value.ndim != 1 or len(value) == 0 or rows % len(value):
+        raise InvalidArgument(
+            "objective", f"values (g,) whose number divides {rows} rows", tuple(value.shape)
+        )
+    if not bool(torch.isfinite(value).all()):
+        raise InvalidArgument(
+            "objective", "finite values from the encoder", f"NaN or infinity at step {step}"
+        )
