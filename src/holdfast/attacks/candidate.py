@@ -83,13 +83,13 @@ class CandidateAttack:
         """Return the target for given gallery rows (n, w)."""
         z = task.gallery.z[rows]  # (n, w, e)
         flat = task.distance.matrix(z.flatten(0, 1), task.gallery.z)
-        return ChosenQueries(rows, z, flat.unflatten(0, rows.shape))
+        return ChosenQueries(rows, z, flat.reshape(*rows.shape, -1))
 
     def _d(self, z: Tensor, target: ChosenQueries, task: RetrievalTask) -> Tensor:
         """Distances of moved candidates (n, e) to their queries: (n, w)."""
-        n, w, e = target.z.shape
-        repeated = z[:, None, :].expand(n, w, e).reshape(n * w, e)
-        return task.distance.rowwise(target.z.reshape(n * w, e), repeated).reshape(n, w)
+        n, w, _ = target.z.shape
+        everything = task.distance.matrix(z, target.z.flatten(0, 1)).reshape(n, n, w)
+        return everything.diagonal(dim1=0, dim2=1).T
 
     def gain(self, z: Tensor, target: ChosenQueries, task: RetrievalTask) -> Tensor:
         """Return minus the mean hinge over queries and gallery: (n,), at most 0."""

@@ -128,7 +128,7 @@ def make(
     dataset, protocol, encoder, defense, suite
         Names: ``"digits"``; ``"closed"`` or ``"zero-shot"``; ``"small-cnn"``; ``"hm-ics"``; ``"core"``.
     attack, state
-        ``"none"`` for benign metrics, else the label of the attack; ``"clean"`` before it, ``"attacked"`` after.
+        ``"none"`` for benign metrics, else the attack's label; ``"clean"`` before it, ``"attacked"`` after.
     norm, eps, alpha, steps
         Threat and search: radius and step length in input units, 0 for benign metrics.
     higher_is_robust
@@ -214,7 +214,7 @@ def read(path: str | Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Keep the last record of each (run, suite, attack, state, metric, eps, seed), in order of first sight."""
+    """Keep the last record of each (run, suite, attack, state, metric, eps, seed); order of first sight."""
     kept: dict[tuple[Any, ...], Record] = {}
     for r in records:
         key = (r["run"], r["suite"], r["attack"], r["state"], r["metric"], r["eps"], r["seed"])

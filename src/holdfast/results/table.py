@@ -160,16 +160,18 @@ class Table:
         """Arrange the records: one row for each ``rows`` field, one column for each metric under each attack.
 
         Columns read ``recall@1`` for benign metrics, ``ES recall@1`` for attacked ones and
-        ``ES recall@1 (clean)`` for the same quantity before that attack. The radius is added where the records
-        hold several. Records of several seeds are averaged.
+        ``ES recall@1 (clean)`` for the same quantity before that attack. Radius and suite are added where the
+        records hold several, so that only records of several seeds are averaged.
         """
         if rows not in Record.__annotations__:
             raise InvalidArgument("rows", f"a field of a record: {', '.join(Record.__annotations__)}", rows)
-        several = len({r["eps"] for r in self.records if r["attack"] != "none"}) > 1
+        attacked = [r for r in self.records if r["attack"] != "none" and r["eps"] > 0]
+        radii = len({(r["norm"], r["eps"]) for r in attacked}) > 1
+        suites = len({r["suite"] for r in self.records}) > 1
         cells: dict[str, dict[str, list[float]]] = {}
         columns: dict[str, None] = {}
         for r in self.records:
-            column = _column(r, several)
+            column = _column(r, radii, suites)
             columns[column] = None
             row = str(dict(r)[rows])
             cells.setdefault(row, {}).setdefault(column, []).append(r["value"])
@@ -198,8 +200,9 @@ class Table:
         return self.pivot().to_text(digits)
 
 
-def _column(r: Record, with_eps: bool) -> str:
+def _column(r: Record, with_radius: bool, with_suite: bool) -> str:
+    suite = f" [{r['suite']}]" if with_suite else ""
     if r["attack"] == "none":
-        return r["metric"]
-    eps = f" eps={r['eps']:.4g}" if with_eps else ""
-    return f"{r['attack']} {r['metric']}{eps}" + (" (clean)" if r["state"] == "clean" else "")
+        return r["metric"] + suite
+    radius = f" {r['norm']} {r['eps']:.4g}" if with_radius else ""
+    return f"{r['attack']} {r['metric']}{radius}" + (" (clean)" if r["state"] == "clean" else "") + suite

@@ -1,0 +1,243 @@
+"""Settings are frozen dataclasses; this module turns them into plain data, back, and changes them by path.
+
+Reading goes through an allow-list of types: plain data can name a type but never make one run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from .errors import DataError, HoldfastError, InvalidArgument, UnknownName
+
+V = TypeVar("V")
+Allowed = Mapping[str, type]
+
+
+def allow(*classes: type) -> dict[str, type]:
+    """Make an allow-list of dataclasses, keyed by class name; two classes of one name are a bug."""
+    table: dict[str, type] = {}
+    for cls in classes:
+        if table.setdefault(cls.__name__, cls) is not cls:
+            raise InvalidArgument("classes", "unique class names", cls.__name__)
+    return table
+
+
+def to_plain(value: Any) -> Any:
+    """Return JSON-ready data: dataclasses become ``{"type": name, field: value}``, tuples lists.
+
+    Examples
+    --------
+    >>> from holdfast.threat import LinfThreat
+    >>> to_plain(LinfThreat(eps=0.1))
+    {'type': 'LinfThreat', 'eps': 0.1, 'bounds': [0.0, 1.0]}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    raise InvalidArgument("value", "numbers, text, tuples and frozen dataclasses", type(value).__name__)
+
+
+def from_plain(data: Any, allowed: Allowed) -> Any:
+    """Rebuild a value from :func:`to_plain`'s data; only types in ``allowed`` are made.
+
+    Raises
+    ------
+    UnknownName
+        For a type or field that is not allowed.
+    DataError
+        If an allowed type refuses the fields.
+    """
+    if isinstance(data, list):
+        return tuple(from_plain(item, allowed) for item in data)
+    if not isinstance(data, dict):
+        return data
+    if "type" not in data:
+        return {key: from_plain(item, allowed) for key, item in data.items()}
+    name = data["type"]
+    if not isinstance(name, str) or name not in allowed:
+        raise UnknownName("type", str(name), allowed)
+    cls = allowed[name]
+    known = {f.name for f in dataclasses.fields(cls) if f.init}
+    fields = {}
+    for key, item in data.items():
+        if key != "type":
+            if key not in known:
+                raise UnknownName(f"field of {name}", key, known)
+            fields[key] = from_plain(item, allowed)
+    try:
+        return cls(**fields)
+    except HoldfastError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: cannot be built from {sorted(fields)}: {error}") from error
+
+
+def flatten(data: Any, path: str = "") -> dict[str, Any]:
+    """Return ``{path: scalar}`` of plain data, for tables and differences; a type stands at its own path.
+
+    Examples
+    --------
+    >>> flatten({"type": "Run", "seed": 0, "search": {"type": "PGD", "steps": 8}})
+    {'seed': 0, 'search': 'PGD', 'search.steps': 8}
+    """
+    flat: dict[str, Any] = {}
+    if isinstance(data, dict):
+        if path and "type" in data:
+            flat[path] = data["type"]
+        for key, item in data.items():
+            if key != "type":
+                flat |= flatten(item, f"{path}.{key}" if path else key)
+    elif isinstance(data, list) and any(isinstance(item, dict | list) for item in data):
+        for place, item in enumerate(data):
+            flat |= flatten(item, f"{path}.{place}")
+    else:
+        flat[path] = data
+    return flat
+
+
+def describe(value: Any) -> str:
+    """Return one ``path = value`` line for every setting."""
+    return "\n".join(f"{path} = {item}" for path, item in flatten(to_plain(value)).items())
+
+
+def number(text: str) -> float:
+    """Read a number; fractions are welcome, because radii are quoted as 8/255.
+
+    Examples
+    --------
+    >>> number("8/255") == 8 / 255, number("0.1")
+    (True, 0.1)
+    """
+    try:
+        above, slash, below = text.partition("/")
+        value = float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise InvalidArgument("number", "a number such as 0.1 or 8/255", text) from None
+    if not math.isfinite(value):
+        raise InvalidArgument("number", "a finite number", text)
+    return value
+
+
+def replace(value: V, path: str, new: Any, allowed: Allowed | None = None) -> V:
+    """Return a copy with the field at ``path`` changed.
+
+    Parameters
+    ----------
+    value
+        A frozen dataclass.
+    path
+        Field names and tuple positions joined by dots: ``defense.extra.0.weight``.
+    new
+        The new value. Text is read according to the field's annotation: ``8/255`` for a float, ``none``,
+        a type's name or a JSON object for a part.
+    allowed
+        Types that text may name.
+
+    Raises
+    ------
+    UnknownName
+        If the path does not exist; lists near matches.
+    InvalidArgument
+        If the text does not fit the field, or the value refuses it.
+    """
+    return typing.cast(V, _replace(value, path.split("."), path, new, allowed or {}))
+
+
+def _replace(value: Any, names: list[str], path: str, new: Any, allowed: Allowed) -> Any:
+    head, rest = names[0], names[1:]
+    if isinstance(value, tuple):
+        if not (head.isdigit() and int(head) < len(value)):
+            raise InvalidArgument(path, f"a position from 0 to {len(value) - 1} at {head!r}", head)
+        place = int(head)
+        item = _replace(value[place], rest, path, new, allowed) if rest else new
+        return (*value[:place], item, *value[place + 1 :])
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        raise InvalidArgument(path, f"a path that ends before {head!r}", type(value).__name__)
+    known = [f.name for f in dataclasses.fields(value) if f.init]
+    if head not in known:
+        raise UnknownName(f"{path} (field of {type(value).__name__})", head, known)
+    if rest:
+        item = _replace(getattr(value, head), rest, path, new, allowed)
+    else:
+        item = _read(new, _hints(type(value)).get(head, Any), path, allowed) if isinstance(new, str) else new
+    try:
+        return dataclasses.replace(value, **{head: item})
+    except HoldfastError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument(path, f"a value that {type(value).__name__} accepts ({error})", new) from error
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _read(text: str, hint: Any, path: str, allowed: Allowed) -> Any:
+    """Read text for a field; unions are tried in the order none, number, part, text."""
+    origin = typing.get_origin(hint)
+    kinds = typing.get_args(hint) if origin in (Union, types.UnionType) else (hint,)
+    stripped = text.strip()
+    if type(None) in kinds and stripped.lower() in ("none", "null", ""):
+        return None
+    for kind in kinds:
+        if kind is bool and stripped.lower() in ("true", "false"):
+            return stripped.lower() == "true"
+        if kind is int and stripped.lstrip("+-").isdigit():
+            return int(stripped)
+        if kind is float:
+            try:
+                return number(stripped)
+            except InvalidArgument:
+                continue
+        if typing.get_origin(kind) is Literal and stripped in typing.get_args(kind):
+            return stripped
+    if stripped in allowed:
+        return _build(stripped, {}, path, allowed)
+    if stripped[:1] in ("{", "["):
+        try:
+            return from_plain(json.loads(stripped), allowed)
+        except json.JSONDecodeError as error:
+            raise InvalidArgument(path, f"JSON ({error.msg})", text) from None
+    if str in kinds or hint is Any:
+        return text
+    raise InvalidArgument(path, _wanted(kinds, allowed), text)
+
+
+def _build(name: str, fields: dict[str, Any], path: str, allowed: Allowed) -> Any:
+    try:
+        return allowed[name](**fields)
+    except TypeError as error:
+        raise InvalidArgument(path, f"a JSON object with the fields of {name} ({error})", name) from None
+
+
+def _wanted(kinds: tuple[Any, ...], allowed: Allowed) -> str:
+    words = {
+        int: "an integer",
+        float: "a number such as 0.1 or 8/255",
+        bool: "true or false",
+        type(None): "none",
+    }
+    parts = [
+        words.get(kind)
+        or (
+            " or ".join(map(repr, typing.get_args(kind)))
+            if typing.get_origin(kind) is Literal
+            else f"a {getattr(kind, '__name__', kind)}"
+        )
+        for kind in kinds
+    ]
+    return " or ".join(parts)

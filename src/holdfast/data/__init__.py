@@ -1,0 +1,62 @@
+"""Data sets, their splits, and the samplers that make batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .base import DataSource, DataSplit, ImageSet, class_disjoint
+from .digits import Digits
+from .idx import read_idx
+from .mnist import MNIST, FashionMNIST
+from .omniglot import Omniglot
+from .sampler import SAMPLERS, MPerClass, PairSampler, Sampler
+
+DATASETS: Mapping[str, type[Any]] = {
+    "digits": Digits,
+    "mnist": MNIST,
+    "fashion-mnist": FashionMNIST,
+    "omniglot": Omniglot,
+}
+"""Data sources (frozen dataclasses with ``load() -> DataSplit``) by name."""
+
+
+def find(root: str | Path | None) -> dict[str, str]:
+    """Tell for each data set where it is: ``"embedded"``, a folder, or ``"not found"``.
+
+    Only names of files are looked at, so files that lie directly in ``root`` under the names that MNIST and
+    Fashion-MNIST share are told for both.
+
+    Examples
+    --------
+    >>> find(None)["digits"], find(None)["mnist"]
+    ('embedded', 'not found')
+    """
+    places: dict[str, str] = {}
+    for name, source in DATASETS.items():
+        if source is Digits:
+            places[name] = "embedded"
+        else:
+            folder = source.locate(root) if root is not None else None
+            places[name] = str(folder) if folder is not None else "not found"
+    return places
+
+
+__all__ = [
+    "DATASETS",
+    "MNIST",
+    "SAMPLERS",
+    "DataSource",
+    "DataSplit",
+    "Digits",
+    "FashionMNIST",
+    "ImageSet",
+    "MPerClass",
+    "Omniglot",
+    "PairSampler",
+    "Sampler",
+    "class_disjoint",
+    "find",
+    "read_idx",
+]

@@ -1,0 +1,109 @@
+"""Encoders in files: weights as safetensors, and in the header what is needed to build them again."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..errors import CorruptFile, InvalidArgument, RunError, UnknownName
+from ..files import replacing
+from .encoder import Encoder
+from .table import ENCODERS
+
+SCHEMA = 1
+
+
+def save(encoder: Encoder, path: str | Path) -> None:
+    """Write an encoder to a file, which appears whole or not at all.
+
+    The header holds ``{"schema": 1, "spec": {"name": ..., fields}, "shape": [c, h, w]}`` as JSON under the
+    key ``holdfast``.
+
+    Raises
+    ------
+    InvalidArgument
+        If the encoder was built by a spec that is not in :data:`ENCODERS`, so that it could not be loaded.
+    """
+    spec = encoder.spec
+    if ENCODERS.get(spec.name) is not type(spec):
+        raise InvalidArgument("encoder", f"a spec of {sorted(ENCODERS)}", type(spec).__name__)
+    fields = {"name": spec.name, **asdict(cast(Any, spec))}
+    header = json.dumps({"schema": SCHEMA, "spec": fields, "shape": list(encoder.shape)}, allow_nan=False)
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in encoder.state_dict().items()}
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata={"holdfast": header})
+
+
+def load(path: str | Path) -> Encoder:
+    """Read an encoder from a file, onto the CPU; nothing in the file is executed.
+
+    Raises
+    ------
+    RunError
+        If the file does not exist, holds no encoder of Holdfast, was written by another schema, asks for an
+        unknown spec or field, or its tensors do not fit the spec.
+    CorruptFile
+        If the file is not safetensors or is damaged.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise RunError(f"{path}: no such file; expected the weights of an encoder")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            encoder = _empty(path, metadata.get("holdfast"))
+            _check_names(path, set(file.keys()), set(encoder.state_dict()))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise CorruptFile(path, None, f"not safetensors: {error}") from error
+    for name, expected in encoder.state_dict().items():
+        _check_tensor(path, name, tensors[name], expected)
+    encoder.load_state_dict(tensors, strict=True, assign=True)
+    return encoder
+
+
+def _empty(path: Path, text: str | None) -> Encoder:
+    """Build the encoder that a header describes, without storage for its weights."""
+    if text is None:
+        raise RunError(f"{path}: safetensors without a 'holdfast' header; only files of save() can be loaded")
+    try:
+        header = json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CorruptFile(path, None, f"header is not JSON: {error}") from error
+    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
+        schema = header.get("schema") if isinstance(header, dict) else header
+        raise RunError(f"{path}: written with encoder schema {schema!r}, this version reads {SCHEMA}")
+    spec, shape = header.get("spec"), header.get("shape")
+    if not isinstance(spec, dict) or not isinstance(shape, list):
+        raise RunError(f"{path}: header lacks 'spec' or 'shape'")
+    name = spec.get("name")
+    if not isinstance(name, str) or name not in ENCODERS:
+        raise RunError(f"{path}: {UnknownName('encoder', str(name), ENCODERS)}")
+    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items() if key != "name"}
+    try:
+        with torch.device("meta"):
+            built: Encoder = ENCODERS[name](**fields).build(tuple(shape), seed=0)
+    except (InvalidArgument, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise RunError(f"{path}: encoder {name!r} cannot be built from its header: {error}") from error
+    return built
+
+
+def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
+    missing, surplus = sorted(expected - found), sorted(found - expected)
+    if missing or surplus:
+        raise RunError(f"{path}: tensors do not fit the spec: missing {missing}, surplus {surplus}")
+
+
+def _check_tensor(path: Path, name: str, tensor: Tensor, expected: Tensor) -> None:
+    if tensor.shape != expected.shape or not tensor.is_floating_point():
+        raise RunError(
+            f"{path}: tensor {name!r} needs floating point of shape {tuple(expected.shape)}, "
+            f"got {tensor.dtype} of {tuple(tensor.shape)}"
+        )

@@ -1,0 +1,92 @@
+"""Keep a few attacked queries with their neighbours before and after, for people to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files import replacing
+from ..functional.ranking import nearest
+from ..types import RetrievalTask, Threat
+from .suite import EntryResult
+
+NEIGHBOURS = 5
+
+
+def choose_queries(task: RetrievalTask, after_z: Tensor, shift: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Choose ``k`` queries by what happened to them, and say whether each still finds its label.
+
+    Only queries that were right when clean are shown, as far as there are enough. Among them every rank of
+    shift is represented: the largest, the smallest and evenly spaced ones between, so that neither the worst
+    nor the best case stands alone.
+
+    Returns
+    -------
+    tuple of Tensor
+        (k,) rows, (k,) bool.
+    """
+    before, after = (_top_label(task, z) == task.y for z in (task.z, after_z))
+    shown = torch.nonzero(before).squeeze(1)
+    if len(shown) < k:
+        shown = torch.arange(len(task), device=task.z.device)
+    order = shown[shift[shown].argsort(descending=True, stable=True)]
+    places = torch.linspace(0, len(order) - 1, min(k, len(order))).round().long()
+    rows = order[places]
+    return rows, after[rows]
+
+
+def _top_label(task: RetrievalTask, z: Tensor) -> Tensor:
+    rows = nearest(z, task.gallery.z, 1, task.distance, task.self_index)[1]
+    return task.gallery.y[rows[:, 0]]
+
+
+def write_exhibits(
+    folder: Path,
+    task: RetrievalTask,
+    images: Tensor,
+    results: Sequence[EntryResult],
+    threat: Threat,
+    class_names: Sequence[str] = (),
+    k: int = 12,
+) -> None:
+    """Write ``folder/LABEL.npz`` for every attack.
+
+    Parameters
+    ----------
+    folder
+        Made if need be; files of the same name are replaced.
+    task
+        What was attacked.
+    images
+        (m, c, h, w) gallery images in [0, 1].
+    results
+        From :func:`~holdfast.evaluation.run_suite`.
+    threat
+        Its radius is stored.
+    class_names
+        Name of label i at position i.
+    k
+        Queries for each attack.
+    """
+    count = min(NEIGHBOURS, len(task.gallery.z) - 1)
+    for entry, outcome, _ in results:
+        shift = task.distance.rowwise(outcome.z, task.z)
+        rows, held = choose_queries(task, outcome.z, shift, k)
+        part = task.rows(rows)
+        arrays: dict[str, Tensor] = {"query": part.x, "attacked": outcome.x[rows], "query_y": part.y}
+        for name, z in (("before", part.z), ("after", outcome.z[rows])):
+            d, neighbours = nearest(z, task.gallery.z, count, task.distance, part.self_index)
+            arrays |= {f"{name}_x": images[neighbours], f"{name}_y": task.gallery.y[neighbours]}
+            arrays[f"{name}_d"] = d
+        arrays |= {"held": held, "ids": part.index}
+        with replacing(folder / f"{entry.label}.npz") as temporary, temporary.open("wb") as handle:
+            np.savez(
+                handle,
+                eps=threat.eps,
+                class_names=np.array(list(class_names), dtype=np.str_),
+                **{name: value.cpu().numpy() for name, value in arrays.items()},
+            )

@@ -1,0 +1,153 @@
+"""Run a suite of attacks; finished chunks are kept, so a killed evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from ..attacks import ATTACKS, Outcome, run
+from ..attacks.run import join
+from ..errors import InvalidArgument
+from ..files import replacing
+from ..functional.ranking import chunks
+from ..types import Attack, RetrievalTask, Search, Threat
+
+HIGHER_IS_ROBUST: Mapping[str, bool] = {"recall@1": True, "shift": False}
+"""Which way a measure points; the direction of ``rank`` depends on the attack, see :class:`Entry`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One attack of a suite.
+
+    Attributes
+    ----------
+    label
+        The name people cite, which also names the random streams.
+    attack
+        Target, gain, measure.
+    higher_is_robust
+        For each measure, whether a high value after the attack means a robust encoder.
+    """
+
+    label: str
+    attack: Attack[RetrievalTask, Any]
+    higher_is_robust: Mapping[str, bool] = field(default_factory=lambda: HIGHER_IS_ROBUST)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """Named attacks that are run with one search under one threat."""
+
+    name: str
+    entries: tuple[Entry, ...]
+
+
+SUITES: Mapping[str, Suite] = {
+    "benign": Suite(name="benign", entries=()),
+    "core": Suite(
+        name="core",
+        entries=(
+            Entry(label="CA+", attack=ATTACKS["CA+"], higher_is_robust={"rank": True}),
+            Entry(label="CA-", attack=ATTACKS["CA-"], higher_is_robust={"rank": False}),
+            Entry(label="ES", attack=ATTACKS["ES"]),
+        ),
+    ),
+}
+
+
+class EntryResult(NamedTuple):
+    """What one attack of a suite did, and the seconds it took (those of earlier tries included)."""
+
+    entry: Entry
+    outcome: Outcome
+    seconds: float
+
+
+def run_suite(
+    task: RetrievalTask,
+    suite: Suite,
+    search: Search,
+    threat: Threat,
+    *,
+    seed: int = 0,
+    chunk: int = 128,
+    folder: Path | None = None,
+    on_chunk: Callable[[str, int, int], None] | None = None,
+) -> list[EntryResult]:
+    """Run every attack of a suite on every query.
+
+    Parameters
+    ----------
+    task
+        Queries and clean gallery.
+    suite, search, threat
+        What is run, how, and what is allowed.
+    seed
+        Of targets and random starts; results do not depend on ``chunk``.
+    chunk
+        Queries attacked at once and stored together.
+    folder
+        Where finished chunks are kept. The caller gives every setting a folder of its own; ``None`` keeps
+        nothing.
+    on_chunk
+        Called with the label, queries done and queries in all.
+    """
+    if chunk < 1:
+        raise InvalidArgument("chunk", "an integer >= 1", chunk)
+    results = []
+    for entry in suite.entries:
+        parts: list[Outcome] = []
+        seconds = 0.0
+        for rows in chunks(len(task), chunk):
+            name = f"{_file_name(entry.label)}-{rows.start:08d}-{rows.stop:08d}.npz"
+            part, spent = _chunk(task.rows(rows), entry, search, threat, seed, folder and folder / name)
+            parts.append(part)
+            seconds += spent
+            if on_chunk is not None:
+                on_chunk(entry.label, rows.stop, len(task))
+        results.append(EntryResult(entry, join(parts), seconds))
+    return results
+
+
+def _chunk(
+    part: RetrievalTask, entry: Entry, search: Search, threat: Threat, seed: int, path: Path | None
+) -> tuple[Outcome, float]:
+    if path is not None and path.exists():
+        return _load(path, part.x.device)
+    start = time.perf_counter()
+    outcome = run(part, entry.attack, search, threat, seed=seed, label=entry.label, batch_size=len(part))
+    seconds = time.perf_counter() - start
+    if path is not None:
+        _save(path, outcome, seconds)
+    return outcome, seconds
+
+
+def _save(path: Path, outcome: Outcome, seconds: float) -> None:
+    arrays = {"x": outcome.x, "z": outcome.z}
+    arrays |= {f"clean.{k}": v for k, v in outcome.clean.items()}
+    arrays |= {f"attacked.{k}": v for k, v in outcome.attacked.items()}
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, seconds=seconds, **{k: v.cpu().numpy() for k, v in arrays.items()})
+
+
+def _load(path: Path, device: torch.device) -> tuple[Outcome, float]:
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: torch.from_numpy(file[name]).to(device) for name in file.files if name != "seconds"}
+        seconds = float(file["seconds"])
+    measures: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "attacked": {}}
+    for name, values in arrays.items():
+        state, dot, metric = name.partition(".")
+        if dot:
+            measures[state][metric] = values
+    return Outcome(x=arrays["x"], z=arrays["z"], **measures), seconds
+
+
+def _file_name(label: str) -> str:
+    return "".join(c if c.isalnum() or c in "+-" else "_" for c in label)

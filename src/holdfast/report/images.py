@@ -1,0 +1,120 @@
+"""The strips: a query, its change, the attacked query, and the five nearest images before and after."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from .load import Exhibit
+from .words import THIN, esc, number
+
+LARGE, SMALL, KINDS = 96, 64, ("worst", "middle", "held")
+
+
+def data_uri(x: NDArray[np.float32], most: int = SMALL) -> str:
+    """Return an image (c, h, w) in [0, 1] as a PNG data URI.
+
+    Images with an edge below 64 pixels are enlarged by a whole factor without smoothing; large ones are
+    reduced to ``most`` pixels.
+    """
+    pixels = np.rint(x.clip(0.0, 1.0) * 255).astype(np.uint8)
+    image = Image.fromarray(
+        pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
+    )
+    edge = max(image.size)
+    if edge < 64:
+        factor = -(-64 // edge)
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    elif edge > most:
+        image.thumbnail((most, most), Image.Resampling.LANCZOS)
+    out = io.BytesIO()
+    image.save(out, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+
+
+def change(clean: NDArray[np.float32], attacked: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
+    """Return the change on a grey ground: 0.5 is none, black and white are the most that was allowed.
+
+    Where the budget is not a bound on each pixel, the largest change takes its place.
+    """
+    delta = attacked - clean
+    most = float(np.abs(delta).max(initial=0.0))
+    scale = eps if 0 < eps and most <= 1.01 * eps and most > 0.25 * eps else most
+    return np.asarray(0.5 + delta / (2 * scale) if scale > 0 else np.full_like(delta, 0.5), dtype=np.float32)
+
+
+def right_of_five(exhibit: Exhibit, when: str) -> NDArray[np.int64]:
+    """Return for each example how many of its nearest images are of its class."""
+    same = exhibit.rows[f"{when}_y"] == exhibit.rows["query_y"][:, None]
+    return np.asarray(same.sum(1), dtype=np.int64)
+
+
+def choose(exhibit: Exhibit, k: int = 6) -> list[tuple[str, int]]:
+    """Choose examples: the worst, the middle and those that held best, a third each; without repetition.
+
+    Order: lost before held, then the fewest right images left, then the nearest wrong image.
+    """
+    held = exhibit.rows["held"].astype(bool)
+    left, was = right_of_five(exhibit, "after"), right_of_five(exhibit, "before")
+    nearest, ids = exhibit.rows["after_d"][:, 0], exhibit.rows["ids"]
+    order = sorted(range(len(exhibit)), key=lambda i: (held[i], left[i], -was[i], nearest[i], ids[i]))
+    third = max(1, k // 3)
+    start = max(0, (len(order) - third) // 2)
+    kept = [i for i in reversed(order) if held[i]][:third]
+    picks = {"worst": [i for i in order if not held[i]][:third], "held": kept}
+    taken = {i for some in picks.values() for i in some}
+    around = sorted(order, key=lambda i: abs(order.index(i) - start))
+    picks["middle"] = [i for i in around if i not in taken][: max(0, k - len(taken))]
+    return [(kind, i) for kind in KINDS for i in picks[kind]][:k]
+
+
+def _neighbours(exhibit: Exhibit, i: int, when: str, title: str) -> str:
+    cells = []
+    rows = exhibit.rows
+    for x, y, d in zip(exhibit.x[f"{when}_x"][i], rows[f"{when}_y"][i], rows[f"{when}_d"][i], strict=True):
+        right = int(y) == int(rows["query_y"][i])
+        name = esc(exhibit.class_name(int(y)))
+        word, mark = ("right", "✓") if right else ("wrong", "✗")
+        cells.append(
+            f'<li class="{word}"><img src="{data_uri(x)}" alt="{name}, {word}" loading="lazy">'
+            f'<span><b aria-hidden="true">{mark}</b> {name}</span><small>{number(float(d))}</small></li>'
+        )
+    return f'<h5>{title}</h5><ol class="five">{"".join(cells)}</ol>'
+
+
+def strip(exhibit: Exhibit, kind: str, i: int, moved: str) -> str:
+    """Return one example as HTML; ``moved`` says what was changed: a query or a gallery image."""
+    clean, attacked = exhibit.x["query"][i], exhibit.x["attacked"][i]
+    three = (
+        (clean, moved),
+        (change(clean, attacked, exhibit.eps), "change, magnified"),
+        (attacked, f"attacked {moved}"),
+    )
+    images = "".join(
+        f'<figure><img src="{data_uri(x, LARGE)}" alt="{esc(words)}">'
+        f"<figcaption>{esc(words)}</figcaption></figure>"
+        for x, words in three
+    )
+    before, after = (int(right_of_five(exhibit, when)[i]) for when in ("before", "after"))
+    near = exhibit.rows["before_y"].shape[1]
+    title = {"worst": "Among the worst", "middle": "In the middle", "held": "Held"}[kind]
+    of = esc(exhibit.class_name(int(exhibit.rows["query_y"][i])))
+    return (
+        f'<article class="strip"><h4>{title} <span>{esc(moved)}{THIN}#{int(exhibit.rows["ids"][i])}, class {of}: '
+        f"{before} of {near} right before, {after} of {near} after</span></h4>"
+        f'<div class="three">{images}</div>'
+        f"<div>{_neighbours(exhibit, i, 'before', 'Nearest before the attack')}"
+        f"{_neighbours(exhibit, i, 'after', 'Nearest after the attack')}</div></article>"
+    )
+
+
+def strips(exhibit: Exhibit, k: int = 6) -> str:
+    """Return the chosen examples of one attack."""
+    moved = "gallery image" if exhibit.attack.startswith("CA") else "query"
+    chosen: Sequence[tuple[str, int]] = choose(exhibit, k)
+    return "".join(strip(exhibit, kind, i, moved) for kind, i in chosen)

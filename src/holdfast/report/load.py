@@ -1,0 +1,176 @@
+"""Read a run folder: settings, log, records and stored examples; nothing is computed and no model is loaded."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CorruptFile, RunError
+from ..files import read_json, read_lines
+from ..results import Record, latest, read
+
+RUN_SCHEMA = 1
+_IMAGES = ("query", "attacked", "before_x", "after_x")
+_ROWS = ("query_y", "before_y", "before_d", "after_y", "after_d", "held", "ids")
+_ONE = ("eps", "class_names")
+
+
+@dataclass(frozen=True, eq=False)
+class Exhibit:
+    """Stored examples of one attack: ``k`` moved images with their five nearest before and after.
+
+    ``x`` holds the image arrays and ``rows`` the arrays with one row for each example, by their file names.
+    """
+
+    attack: str
+    x: Mapping[str, NDArray[np.float32]]
+    rows: Mapping[str, NDArray[Any]]
+    eps: float
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.x["query"])
+
+    def class_name(self, y: int) -> str:
+        """Return the name of a class, or its number where no name was stored."""
+        return self.class_names[y] if 0 <= y < len(self.class_names) else str(y)
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """What one run folder holds; parts that are absent are empty, and ``notes`` says what could not be read."""
+
+    label: str
+    info: Mapping[str, Any] = field(default_factory=dict)
+    steps: Sequence[Mapping[str, Any]] = ()
+    epochs: Sequence[Mapping[str, Any]] = ()
+    records: Sequence[Record] = ()
+    exhibits: Mapping[str, Exhibit] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    @property
+    def training_seconds(self) -> float | None:
+        """Seconds of training: the clock of the log if it runs on, else the sum of the epochs."""
+        clock = [number(line, "seconds") for line in self.steps]
+        seconds = [s for s in clock if s is not None]
+        if len(seconds) > 2 and all(a <= b for a, b in zip(seconds, seconds[1:], strict=False)):
+            return max([seconds[-1], *filter(None, (number(line, "seconds") for line in self.epochs[-1:]))])
+        each = [s for s in (number(line, "seconds") for line in self.epochs) if s is not None]
+        return sum(each) if each else (sum(seconds) if seconds else None)
+
+    @property
+    def evaluation_seconds(self) -> float | None:
+        """Seconds of evaluation: every attack counted once, though it has several metrics."""
+        cost: dict[tuple[Any, ...], float] = {}
+        for r in self.records:
+            key = (
+                r["suite"],
+                r["attack"],
+                r["norm"],
+                r["eps"] if r["state"] == "attacked" else 0.0,
+                r["seed"],
+            )
+            cost[key] = max(cost.get(key, 0.0), r["seconds"])
+        for suite, attack, norm, eps, seed in list(cost):  # the clean side of an attack is part of its cost
+            if eps and (suite, attack, norm, 0.0, seed) in cost:
+                del cost[suite, attack, norm, 0.0, seed]
+        return sum(cost.values()) if cost else None
+
+
+def number(line: Mapping[str, Any], key: str) -> float | None:
+    """Return a finite number of a log line, or None."""
+    value = line.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def load_runs(paths: Sequence[str | Path]) -> list[RunFolder]:
+    """Read run folders; labels are the folder names, with the parent's name where two would be equal.
+
+    Raises
+    ------
+    RunError
+        If there is no folder, one is missing or holds nothing of a run, or a file has another schema.
+    """
+    resolved = [Path(path).resolve() for path in paths]
+    if not resolved:
+        raise RunError("a report needs at least one run folder")
+    names = [path.name for path in resolved]
+    labels = [
+        path.name if names.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in resolved
+    ]
+    labels = [name if labels.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(labels, start=1)]
+    return [_load(path, label) for path, label in zip(resolved, labels, strict=True)]
+
+
+def _load(path: Path, label: str) -> RunFolder:
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run folder")
+    files = {name: path / name for name in ("run.json", "log.jsonl", "records.jsonl")}
+    if not any(file.is_file() for file in files.values()):
+        raise RunError(f"{path}: not a run folder: it holds none of {', '.join(files)}")
+    info: Any = read_json(files["run.json"]) if files["run.json"].is_file() else {}
+    if not isinstance(info, dict):
+        raise CorruptFile(files["run.json"], 0, f"need a JSON object, got {type(info).__name__}")
+    if info and info.get("schema") != RUN_SCHEMA:
+        raise RunError(f"{files['run.json']}: schema {info.get('schema')!r}, expected {RUN_SCHEMA}")
+    log = read_lines(files["log.jsonl"]) if files["log.jsonl"].is_file() else []
+    exhibits: dict[str, Exhibit] = {}
+    notes: list[str] = []
+    folder = path / "exhibits"
+    for file in sorted(folder.glob("*.npz")) if folder.is_dir() else []:
+        try:
+            exhibits[file.stem] = _exhibit(file)
+        except CorruptFile as error:
+            notes.append(f"Stored examples left out: {error}")
+    return RunFolder(
+        label=label,
+        info=info,
+        steps=[line for line in log if line.get("kind") == "step"],
+        epochs=[line for line in log if line.get("kind") == "epoch"],
+        records=latest(read(files["records.jsonl"])) if files["records.jsonl"].is_file() else [],
+        exhibits=exhibits,
+        notes=notes,
+    )
+
+
+def _exhibit(path: Path) -> Exhibit:
+    """Read the examples of one attack and check every shape, so that what draws them need not."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            a = {name: np.asarray(file[name]) for name in (*_IMAGES, *_ROWS, *_ONE) if name in file.files}
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise CorruptFile(path.name, None, str(error)) from error
+    missing = [name for name in (*_IMAGES, *_ROWS, *_ONE) if name not in a]
+    if missing:
+        raise CorruptFile(path.name, None, f"it lacks {', '.join(missing)}")
+    shape = a["query"].shape
+    k = shape[0] if len(shape) == 4 else -1
+    near = a["before_y"].shape[1] if a["before_y"].ndim == 2 else -1
+    wanted: dict[str, tuple[int, ...]] = {"query": shape, "attacked": shape, "eps": ()}
+    wanted |= {name: (k, near, *shape[1:]) for name in ("before_x", "after_x")}
+    wanted |= {name: (k, near) for name in ("before_y", "before_d", "after_y", "after_d")}
+    wanted |= {name: (k,) for name in ("query_y", "held", "ids")}
+    wrong = [
+        name for name, size in wanted.items() if a[name].shape != size or a[name].dtype.kind not in "biuf"
+    ]
+    if len(shape) != 4 or shape[1] not in (1, 3) or min(shape) < 1 or near < 1:
+        wrong.append("query")
+    if wrong:
+        raise CorruptFile(path.name, None, f"unexpected shape of {', '.join(sorted(set(wrong)))}")
+    return Exhibit(
+        attack=path.stem,
+        x={name: np.nan_to_num(a[name].astype(np.float32)).clip(0.0, 1.0) for name in _IMAGES},
+        rows={name: a[name] for name in _ROWS},
+        eps=float(a["eps"]),
+        class_names=tuple(str(name) for name in a["class_names"].reshape(-1)),
+    )

@@ -1,0 +1,209 @@
+"""Charts as static SVG that takes the page's colours, so that one drawing serves light, dark and paper.
+
+Colours are written as place-holders and replaced by ``currentColor`` and the page's ``--c1`` ...; text stays
+text. The same input gives the same bytes: ids are hashes and no time is written.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import matplotlib.style
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from .words import short
+
+INK, CLEAN, ATTACKED = "#010203", "#0072b2", "#d55e00"  # blue and vermillion of Okabe and Ito
+_PAGE = {INK: "currentColor", CLEAN: "var(--clean)", ATTACKED: "var(--attacked)"}
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "holdfast",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.usetex": False,
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "axes.linewidth": 0.7,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+}
+_SIZE = re.compile(r"([\d.]+)pt")
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """Draw from matplotlib's defaults, whatever the user's settings are, and leave those untouched."""
+    with matplotlib.style.context(["default", _STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        yield
+
+
+def _svg(figure: Figure, label: str, prefix: str) -> str:
+    """Return the figure as an ``<svg>`` element for a page: no ids that clash, no style or link of its own."""
+    out = io.BytesIO()
+    empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    FigureCanvasSVG(figure).print_svg(out, metadata=empty)
+    root = ET.fromstring(out.getvalue())  # noqa: S314  our own drawing
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag.rsplit("}")[-1] in ("metadata", "style"):
+                parent.remove(child)
+    for node in root.iter():
+        node.tag = node.tag.rsplit("}")[-1]
+        for key, value in list(node.attrib.items()):
+            del node.attrib[key]
+            if key == "id":
+                value = f"{prefix}-{value}"
+            value = value.replace("url(#", f"url(#{prefix}-")
+            if key.endswith("}href"):
+                key, value = "href", value.replace("#", f"#{prefix}-", 1)
+            for drawn, page in _PAGE.items():
+                value = value.replace(drawn, page)
+            value = value.replace("'DejaVu Sans', ", "") if key == "style" else value
+            node.set(key, value)
+    width = _SIZE.match(root.get("width", "1pt"))
+    root.set("style", f"width:{float(width.group(1)) if width else 1:.0f}pt")
+    for key in ("width", "height", "version"):
+        root.attrib.pop(key, None)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _axes(width: float, height: float) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), layout="constrained")
+    figure.patch.set_alpha(0.0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0.0)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+class Bar(NamedTuple):
+    """A value with its interval; ``None`` where there is no measurement."""
+
+    value: float | None
+    low: float = 0.0
+    high: float = 0.0
+
+
+def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str) -> str:
+    """Draw for each run the clean and the attacked share as bars with intervals, values written at the ends."""
+    with _drawing():
+        figure, axes = _axes(6.6, 0.75 + 0.72 * len(groups))
+        for row, (_, clean, attacked) in enumerate(groups):
+            for bar, offset, colour, word in (
+                (clean, -0.19, CLEAN, "no attack"),
+                (attacked, 0.19, ATTACKED, "attacked"),
+            ):
+                y = row + offset
+                if bar.value is None:
+                    axes.text(1, y, f"{word}: not measured", va="center", fontsize=9)
+                    continue
+                axes.barh(y, 100 * bar.value, height=0.34, color=colour)
+                line = axes.plot([100 * bar.low, 100 * bar.high], [y, y], color=INK, lw=1.3, marker="|")
+                line[0].set_markersize(6)
+                end = 100 * max(bar.high, bar.value) + 1.5
+                axes.text(end, y, f"{100 * bar.value:.1f} % {word}", va="center", fontsize=9)
+        axes.set_yticks(range(len(groups)), [short(name) for name, *_ in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlim(0, 122)
+        axes.set_xticks(range(0, 101, 20))
+        axes.spines["bottom"].set_bounds(0, 100)
+        axes.set_xlabel("queries whose first result is right (%)")
+        axes.grid(axis="x", color=INK, alpha=0.15, lw=0.6)
+        return _svg(figure, label, prefix)
+
+
+class Dots(NamedTuple):
+    """One row of a dot plot; the values are in the unit of the axis."""
+
+    name: str
+    clean: float | None
+    attacked: float
+
+
+def dot_plot(
+    groups: Sequence[tuple[str, Sequence[Dots]]], xlabel: str, limit: float | None, label: str, prefix: str
+) -> str:
+    """Draw rows under headings: an open dot before the attack, a full dot after it, a line between them."""
+    rows = sum(1 + len(dots) for _, dots in groups)
+    with _drawing():
+        figure, axes = _axes(6.6, 0.75 + 0.27 * rows)
+        y, places, names = 0.0, [], []
+        top = limit or 1.1 * max(
+            (max(d.attacked, d.clean or 0.0) for _, dots in groups for d in dots), default=1
+        )
+        for heading, dots in groups:
+            axes.text(0, y + 0.1, short(heading, 80), va="center", fontsize=9.5, fontweight="bold")
+            for dot in dots:
+                y += 1
+                places.append(y)
+                names.append(short(dot.name))
+                if dot.clean is not None:
+                    axes.plot([dot.clean, dot.attacked], [y, y], color=INK, alpha=0.45, lw=1.6, zorder=2)
+                    axes.plot(
+                        dot.clean, y, "o", ms=7, mfc="none", mec=CLEAN, mew=1.8, clip_on=False, zorder=3
+                    )
+                axes.plot(dot.attacked, y, "o", ms=7, color=ATTACKED, clip_on=False, zorder=4)
+            y += 1.15
+        axes.set_yticks(places, names)
+        axes.set_ylim(y - 0.5, -0.6)
+        axes.set_xlim(0, top if top > 0 else 1)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="x", color=INK, alpha=0.15, lw=0.6)
+        return _svg(figure, label, prefix)
+
+
+def _binned(x: np.ndarray, y: np.ndarray, most: int = 160) -> tuple[np.ndarray, np.ndarray]:
+    """Return means over equal stretches, so that a long training does not make a large file."""
+    if len(x) <= most:
+        return x, y
+    parts = np.array_split(np.arange(len(x)), most)
+    return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
+
+
+def curve(
+    points: Sequence[tuple[float, float]],
+    ylabel: str,
+    label: str,
+    prefix: str,
+    *,
+    target: Sequence[tuple[float, float]] = (),
+    limits: tuple[float, float] | None = None,
+    attacked: bool = False,
+) -> str:
+    """Draw one quantity over the steps of training, with a dashed target where there is one."""
+    with _drawing():
+        figure, axes = _axes(3.9, 2.5)
+        x, y = _binned(*np.asarray(points, dtype=float).reshape(-1, 2).T)
+        few = len(x) <= 40
+        axes.plot(x, y, color=ATTACKED if attacked else CLEAN, lw=1.6, marker="o" if few else None, ms=3.5)
+        if target:
+            tx, ty = _binned(*np.asarray(target, dtype=float).reshape(-1, 2).T)
+            axes.plot(tx, ty, color=INK, lw=1.2, ls="--")
+            axes.annotate(
+                "target", (tx[-1], ty[-1]), xytext=(0, 5), textcoords="offset points", ha="right", fontsize=9
+            )
+        if limits is not None:
+            axes.set_ylim(*limits)
+        axes.margins(x=0.03)
+        axes.locator_params(axis="x", nbins=5, integer=True)
+        axes.locator_params(axis="y", nbins=5)
+        axes.set_xlabel("optimiser steps")
+        axes.set_ylabel(ylabel)
+        axes.grid(color=INK, alpha=0.15, lw=0.6)
+        return _svg(figure, label, prefix)

@@ -1,0 +1,156 @@
+"""Words and numbers of the report: escaping, rounding, and what each attack does, in plain language."""
+
+from __future__ import annotations
+
+import html
+import math
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+THIN = "\u202f"  # narrow space that does not break
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+ATTACKS: Mapping[str, tuple[str, str]] = {
+    "ES": ("embedding shift", "changes the query so that its embedding moves as far as it can."),
+    "CA+": (
+        "raise a gallery image",
+        "changes one gallery image so that it climbs in the results of queries it has nothing to do with.",
+    ),
+    "CA-": (
+        "sink a gallery image",
+        "changes one gallery image so that it drops out of the results it belongs to.",
+    ),
+    "QA+": ("query raises an image", "changes the query so that chosen, unrelated images come up."),
+    "QA-": ("query sinks an image", "changes the query so that images that belong on top go down."),
+    "TMA": (
+        "targeted mismatch",
+        "changes the query so that it looks to the model like one chosen other image.",
+    ),
+    "LTM": ("learning to misrank", "pulls the nearest wrong images in front of the right ones."),
+    "GTM": ("greedy top-1 misranking", "moves the query to the nearest image of another class."),
+    "GTT": ("greedy top-1 translocation", "pushes the image that was first out of the top four."),
+}
+METRICS: Mapping[str, str] = {
+    "rank": "mean rank of the image, as a share of the gallery",
+    "shift": "distance that the embedding moved",
+    "map": "mean average precision",
+    "map@r": "mean average precision at R",
+    "nmi": "agreement of clusters and classes (NMI)",
+    "tma": "cosine with the chosen image",
+}
+_SHARES = ("recall@", "map", "nmi", "rank", "retain@", "precision@")
+
+
+def plain(text: object) -> str:
+    """Return text in which nothing is invisible: control, surrogate and direction marks become a box."""
+    return "".join(
+        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c for c in str(text)
+    )
+
+
+def esc(text: object) -> str:
+    """Return text that is safe in HTML and inside quoted attributes."""
+    return html.escape(plain(text), quote=True)
+
+
+def short(text: object, most: int = 26) -> str:
+    """Return text of at most ``most`` characters, with an ellipsis where it was cut."""
+    text = plain(text)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def is_share(metric: str) -> bool:
+    """Say whether a metric is a fraction that reads well as a percentage."""
+    return metric.startswith(_SHARES)
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number with three significant digits and thin spaces between thousands.
+
+    Examples
+    --------
+    >>> number(0.98), number(12.345), number(0)
+    ('0.980', '12.3', '0')
+    >>> number(1234567.0).replace(THIN, " ")
+    '1 234 567'
+    """
+    if value == 0:
+        return "0"
+    if not 1e-4 <= abs(value) < 1e15:
+        return f"{value:.{digits - 1}e}"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{decimals}f}".replace(",", THIN).replace("-", "−")
+
+
+def percent(value: float) -> str:
+    """Return a fraction as a percentage with one decimal."""
+    return f"{100 * value:.1f}".replace("-", "−") + f"{THIN}%"
+
+
+def quantity(metric: str, value: float) -> str:
+    """Return a value in the unit of its metric."""
+    return percent(value) if is_share(metric) else number(value)
+
+
+def interval(metric: str, ci: Sequence[float] | None) -> str:
+    """Return ``95 to 99 %`` in the unit of the metric; empty where there is none."""
+    if ci is None:
+        return ""
+    if is_share(metric):
+        return f"{100 * ci[0]:.1f} to {percent(ci[1])}"
+    return f"{number(ci[0])} to {number(ci[1])}"
+
+
+def of_100(fraction: float) -> str:
+    """Return how many of 100, without rounding something to nothing."""
+    count = round(100 * fraction)
+    if count == 0 and fraction > 0:
+        return "fewer than 1"
+    if count == 100 and fraction < 1:
+        return "more than 99"
+    return str(count)
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as a person says them."""
+    if seconds is None:
+        return "–"
+    if seconds < 120:
+        return f"{number(seconds, 2 if seconds < 100 else 3)}{THIN}s"
+    minutes = round(seconds / 60)
+    return f"{minutes}{THIN}min" if minutes < 120 else f"{minutes // 60}{THIN}h {minutes % 60}{THIN}min"
+
+
+def budget(norm: str, eps: float) -> str:
+    """Return in words how much the attacker may change.
+
+    Examples
+    --------
+    >>> budget("linf", 0.2).replace(THIN, " ")
+    'changes of at most 20 % of the grey range'
+    >>> budget("linf", 8 / 255).replace(THIN, " ")
+    'changes of at most 8 of 255 grey levels'
+    """
+    if norm != "linf":
+        return f"changes of length at most {number(eps)} ({plain(norm)} norm, pixels from 0 to 1)"
+    levels, share = 255 * eps, 100 * eps
+    if abs(share - round(share)) > 1e-6 and abs(levels - round(levels)) < 1e-6:
+        return f"changes of at most {round(levels)} of 255 grey levels"
+    return f"changes of at most {f'{share:.3g}'}{THIN}% of the grey range"
+
+
+def attack_title(attack: str) -> str:
+    """Return the label of an attack with its short name in words."""
+    return f"{attack}, {ATTACKS[attack][0]}" if attack in ATTACKS else attack
+
+
+def metric_title(metric: str) -> str:
+    """Return the name of a metric for an axis or a table."""
+    if metric.startswith("recall@"):
+        return "right image first" if metric == "recall@1" else f"right image in the first {metric[7:]}"
+    return METRICS.get(metric, metric)
+
+
+def join(words: Sequence[str]) -> str:
+    """Return ``a, b and c``."""
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1] if words else ""
