@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from .errors import CorruptFile
 
@@ -55,6 +58,27 @@ def read_json(path: str | Path) -> Any:
     except json.JSONDecodeError as error:
         offset = len(text[: error.pos].encode())
         raise CorruptFile(path, offset, f"not JSON: {error.msg}") from error
+
+
+def write_arrays(path: str | Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write named arrays as one ``.npz`` file at once."""
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        np.savez(handle, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Read the arrays of an ``.npz`` file; objects are refused, so nothing in it can run.
+
+    Raises
+    ------
+    CorruptFile
+        If the file is no whole archive of plain arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
+        raise CorruptFile(path, None, f"need an .npz archive of plain arrays ({error})") from error
 
 
 def append_lines(path: str | Path, values: Iterable[dict[str, Any]]) -> None:

@@ -47,7 +47,7 @@ class Linear:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine:
+class HalfCosine:
     """From ``start`` to ``stop`` on half a cosine wave, flat at both ends."""
 
     start: float

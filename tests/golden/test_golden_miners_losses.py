@@ -66,9 +66,11 @@ def test_candidate_sets(golden: Golden) -> None:
 
 
 def test_candidate_sets_from_reference_distances(golden: Golden) -> None:
-    """The stored sets are all empty (easy classes); here the reference's distances decide on shuffled labels."""
-    z, d = tensor(golden, "gallery.z"), tensor(golden, "gallery.d")[0::2]
-    y = torch.randint(5, (100,), generator=torch.Generator().manual_seed(0)).repeat_interleave(2)
+    """The stored sets are all empty (easy classes); here reference distances decide on shuffled rows."""
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(200, generator=generator)
+    z, d = tensor(golden, "gallery.z")[order], tensor(golden, "gallery.d")[order[0::2]][:, order]
+    y = torch.randint(5, (100,), generator=generator).repeat_interleave(2)
     same = y[0::2, None] == y
     to_partner = d.gather(1, torch.arange(1, 200, 2)[:, None])
     farthest, nearest = (d * same).amax(1, keepdim=True), torch.where(same, 9.0, d).amin(1, keepdim=True)

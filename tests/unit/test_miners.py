@@ -104,7 +104,7 @@ def test_semihard_by_hand() -> None:
 def test_semihard_window_is_open() -> None:
     z = torch.tensor([0.0, 1.0, 1.0, 2.0])[:, None]  # negatives exactly at both ends of the window
     y = torch.tensor([0, 0, 1, 1])
-    assert rows(Semihard(margin=1.0).negatives(z, y, SquaredEuclidean()))[0] == []
+    assert rows(Semihard(margin=3.0).negatives(z, y, SquaredEuclidean()))[0] == []
     assert rows(Semihard(margin=3.5).negatives(z, y, SquaredEuclidean()))[0] == [3]
 
 
@@ -123,6 +123,32 @@ def test_semihard_against_the_rule_written_out(margin: float) -> None:
 def test_softhard_by_hand() -> None:
     assert rows(Softhard().negatives(LINE, LINE_Y, D)) == [[4], [1], [0, 1, 2, 3]]
     assert rows(Softhard().positives(LINE, LINE_Y, D)) == [[1], [3], [5]]
+
+
+def test_softhard_comparisons_are_strict() -> None:
+    z = torch.tensor([0.0, 1.0, 1.0, 2.0])[:, None]  # the partner is as far as the nearest negative
+    y = torch.tensor([0, 0, 1, 1])
+    assert rows(Softhard().negatives(z, y, SquaredEuclidean()))[0] == []
+    assert rows(Softhard().positives(z, y, SquaredEuclidean()))[0] == []
+
+
+def test_softhard_draws_from_its_sets() -> None:
+    z, y = crowd()
+    positives, negatives = Softhard().positives(z, y, D), Softhard().negatives(z, y, D)
+    assert bool(negatives.any(1).all())
+    positive, negative = draws(Softhard(), z, y, 1000)
+    for i in range(16):
+        partner = [] if positives[i].any() else [2 * i + 1]
+        assert sorted(set(positive[:, i].tolist())) == (partner or rows(positives)[i])
+        assert sorted(set(negative[:, i].tolist())) == rows(negatives)[i]
+
+
+def test_softhard_never_takes_the_anchor_when_rounding_makes_a_distance_negative() -> None:
+    class Rounded(Euclidean):
+        def matrix(self, a: Tensor, b: Tensor) -> Tensor:
+            return torch.full((len(a), len(b)), -1e-8)
+
+    assert rows(Softhard().positives(LINE, LINE_Y, Rounded())) == [[], [], []]
 
 
 @pytest.mark.parametrize("self_positive", [False, True])
@@ -198,8 +224,10 @@ def test_distance_weighted_extremes() -> None:
     y = torch.tensor([0, 0, 1, 1])
     far = torch.tensor([0.0, 0.1, 5.0, 9.0])[:, None]  # all distances >= 2: any negative
     assert DistanceWeighted(dimension=8).weights(far, y, D)[0].tolist() == [0, 0, 0.5, 0.5]
-    copy = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None]  # a duplicate with another label: certain
-    assert DistanceWeighted(dimension=8).weights(copy, y, D)[0].tolist() == [0, 0, 1, 0]
+    copy = torch.tensor([0.0, 1.0, 0.0, 1.0])[:, None]  # a duplicate with another label: as good as certain
+    weights = DistanceWeighted(dimension=8).weights(copy, y, D)[0].tolist()
+    assert weights == pytest.approx([0, 0, 1, 0], abs=1e-60)
+    assert weights[:2] == [0, 0]
     opposite = torch.tensor([[1.0, 0.0], [1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
     assert DistanceWeighted(dimension=8).weights(opposite, y, D)[0].tolist() == [0, 0, 0, 1]
 

@@ -145,7 +145,7 @@ def test_losses_are_unreduced_finite_and_not_negative(
     name: str, distance: PairwiseDistance, dtype: torch.dtype
 ) -> None:
     z, y = batch(1, dtype)
-    got = value(name, z, y, distance)
+    got = value(name, z, y, distance).detach()
     assert got.shape == ((16,) if ready(name).reads == "batch" else (8,))
     assert got.dtype == dtype
     assert bool(torch.isfinite(got).all())
@@ -195,15 +195,14 @@ def test_permuting_rows_permutes_values(name: str) -> None:
         order = torch.randperm(8, generator=stream(0))
         roles = Roles(z[0::2], z[1::2], z[0::2].roll(-1, 0))
         before, after = loss(roles, euclidean), loss(Roles(*(role[order] for role in roles)), euclidean)
-    assert float(before.std()) > 0
+    assert float(before.detach().std()) > 0
     torch.testing.assert_close(after, before[order], rtol=1e-9, atol=1e-12)
 
 
-@EVERY_LOSS
+@pytest.mark.parametrize("name", [name for name, loss in LOSSES.items() if hasattr(loss, "setup")])
 def test_learnable_parts_get_gradients(name: str) -> None:
     loss = ready(name)
-    if not isinstance(loss, nn.Module):
-        pytest.skip(f"{name} has nothing to learn")
+    assert isinstance(loss, nn.Module)
     assert loss.reads == LOSSES[name].reads  # type: ignore[union-attr]
     assert list(loss.parameters())
     z, y = batch(1, torch.float32)
@@ -240,9 +239,9 @@ def test_structure_term_keeps_the_contract(distance: PairwiseDistance, dtype: to
     moved = IntraClassStructure()(TripletView(now=Roles(*(-r for r in clean)), clean=clean), distance)
     assert moved.shape == (8,)
     assert moved.dtype == dtype
-    assert float(moved.min()) >= 0
-    assert float(moved.max()) > 0.1
-    assert float(unmoved.max()) < 1e-5
+    assert float(moved.detach().min()) >= 0
+    assert float(moved.detach().max()) > 0.1
+    assert float(unmoved.detach().max()) < 1e-5
     (unmoved.sum() + moved.sum()).backward()
     assert bool(torch.isfinite(z.grad).all())
     with pytest.raises(InvalidArgument, match="one shape"):

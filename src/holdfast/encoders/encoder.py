@@ -105,7 +105,7 @@ class Encoder(nn.Module):
         self.standardize = Standardize(mean, std, channels=shape[0])
         self.trunk = trunk
         self.head = head
-        self.shape = shape
+        self.shape = (shape[0], shape[1], shape[2])
         self.spec = spec
         self.normalize = normalize
         self.embedding_dim = head.out_features

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import replacing
+from ..files import write_arrays
 from ..functional.ranking import nearest
 from ..types import RetrievalTask, Threat
 from .suite import EntryResult
@@ -83,10 +83,6 @@ def write_exhibits(
             arrays |= {f"{name}_x": images[neighbours], f"{name}_y": task.gallery.y[neighbours]}
             arrays[f"{name}_d"] = d
         arrays |= {"held": held, "ids": part.index}
-        with replacing(folder / f"{entry.label}.npz") as temporary, temporary.open("wb") as handle:
-            np.savez(
-                handle,
-                eps=threat.eps,
-                class_names=np.array(list(class_names), dtype=np.str_),
-                **{name: value.cpu().numpy() for name, value in arrays.items()},
-            )
+        extra = {"eps": np.array(threat.eps), "class_names": np.array(list(class_names), dtype=np.str_)}
+        stored = {name: value.cpu().numpy() for name, value in arrays.items()}
+        write_arrays(folder / f"{entry.label}.npz", {**stored, **extra})

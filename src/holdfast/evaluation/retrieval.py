@@ -31,9 +31,9 @@ def evaluate_retrieval(
     Returns
     -------
     dict
-        ``recall@k``, ``map`` (whole list), ``map@r`` (Musgrave et al. 2020: R is the number of relevant rows),
-        ``map@10`` (R fixed to 10, which the published tables call mAP@R), ``nmi`` (arithmetic mean, of k-means
-        on the query embeddings); each in [0, 1] with a 95 % interval over queries.
+        ``recall@k``, ``map`` (whole list), ``map@r`` (Musgrave et al. 2020: R is the number of relevant
+        rows), ``map@10`` (R fixed to 10, which the published tables call mAP@R), ``nmi`` (arithmetic mean, of
+        k-means on the query embeddings); each in [0, 1] with a 95 % interval over queries.
     """
     gallery = task.gallery
     scores = retrieval_scores(task.z, task.y, gallery.z, gallery.y, task.distance, task.self_index)
@@ -41,7 +41,7 @@ def evaluate_retrieval(
     found["map"] = estimate(scores.average_precision, seed)
     found["map@r"] = estimate(scores.map_at_r, seed)
     found["map@10"] = estimate(scores.average_precision_10, seed)
-    k = min(clusters or int(task.y.unique().numel()), len(task))
+    k = min(clusters or len(set(task.y.tolist())), len(task))
     assigned = kmeans(task.z, k, seed=seed).cluster_of
     value = nmi(task.y, assigned)
     low, high = bootstrap(lambda rows: nmi(task.y[rows], assigned[rows]), len(task), resamples=100, seed=seed)

@@ -14,7 +14,7 @@ import torch
 from ..attacks import ATTACKS, Outcome, run
 from ..attacks.run import join
 from ..errors import InvalidArgument
-from ..files import replacing
+from ..files import read_arrays, write_arrays
 from ..functional.ranking import chunks
 from ..types import Attack, RetrievalTask, Search, Threat
 
@@ -133,14 +133,13 @@ def _save(path: Path, outcome: Outcome, seconds: float) -> None:
     arrays = {"x": outcome.x, "z": outcome.z}
     arrays |= {f"clean.{k}": v for k, v in outcome.clean.items()}
     arrays |= {f"attacked.{k}": v for k, v in outcome.attacked.items()}
-    with replacing(path) as temporary, temporary.open("wb") as handle:
-        np.savez(handle, seconds=seconds, **{k: v.cpu().numpy() for k, v in arrays.items()})
+    write_arrays(path, {"seconds": np.array(seconds), **{k: v.cpu().numpy() for k, v in arrays.items()}})
 
 
 def _load(path: Path, device: torch.device) -> tuple[Outcome, float]:
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: torch.from_numpy(file[name]).to(device) for name in file.files if name != "seconds"}
-        seconds = float(file["seconds"])
+    stored = read_arrays(path)
+    seconds = float(stored.pop("seconds"))
+    arrays = {name: torch.from_numpy(values).to(device) for name, values in stored.items()}
     measures: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "attacked": {}}
     for name, values in arrays.items():
         state, dot, metric = name.partition(".")

@@ -42,6 +42,7 @@ class IntraClassStructure:
 
     weight: float = 0.5
     reads: ClassVar[Literal["triplets", "batch"]] = "triplets"
+    clean_roles: ClassVar[str] = "ap"
 
     def __post_init__(self) -> None:
         if not 0 <= self.weight < math.inf:

@@ -79,7 +79,7 @@ def read_pairs(z: Tensor, y: Tensor, distance: PairwiseDistance) -> Pairs:
     anchor, partner = rows[0::2], rows[1::2]
     itself = anchor[:, None] == rows
     same = y[0::2, None] == y
-    d = distance.matrix(z[0::2].detach(), z.detach()).masked_fill(itself, 0.0)  # (t, n)
+    d = distance.matrix(z[0::2], z).masked_fill(itself, 0.0)  # (t, n)
     if not bool(torch.isfinite(d).all()):
         raise InvalidArgument(
             "z", "embeddings at finite distances", "NaN or infinity (did training diverge?)"

@@ -26,7 +26,7 @@ class Item(NamedTuple):
     attack: str
     metric: str
     clean: Record | None
-    attacked: Record | None
+    attacked: Record
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def headlines(runs: Sequence[RunFolder], at: Strength | None) -> list[Headline]:
     lines = []
     for run, found in zip(runs, each, strict=True):
         shared = [i for i in found if i.attack in common] or found
-        worst = min(shared, key=lambda i: i.attacked["value"] if i.attacked else 1.0, default=None)
+        worst = min(shared, key=lambda i: i.attacked["value"], default=None)
         clean = benign(run).get(HEADLINE) or (worst.clean if worst else None)
         lines.append(Headline(run, clean, worst.attacked if worst else None))
     return lines
@@ -154,7 +154,7 @@ def advice(lines: Sequence[Headline]) -> Advice | None:
         why = "it leads without an attack, and no other run withstands more."
     else:
         why = (
-            "it has the highest recall@1 under attack, beyond the intervals, and without an attack it is not "
-            "worse than the best run beyond the intervals."
+            "it has the highest recall@1 under attack, beyond the intervals, and without an attack no run "
+            "is better than it beyond the intervals."
         )
     return Advice(best[0], why)

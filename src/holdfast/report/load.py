@@ -1,4 +1,4 @@
-"""Read a run folder: settings, log, records and stored examples; nothing is computed and no model is loaded."""
+"""Read a run folder: settings, log, records and stored examples. No model is loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ class Exhibit:
 
 @dataclass(frozen=True, eq=False)
 class RunFolder:
-    """What one run folder holds; parts that are absent are empty, and ``notes`` says what could not be read."""
+    """What one run folder holds; absent parts are empty, and ``notes`` says what could not be read."""
 
     label: str
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +62,7 @@ class RunFolder:
         """Seconds of training: the clock of the log if it runs on, else the sum of the epochs."""
         clock = [number(line, "seconds") for line in self.steps]
         seconds = [s for s in clock if s is not None]
-        if len(seconds) > 2 and all(a <= b for a, b in zip(seconds, seconds[1:], strict=False)):
+        if len(seconds) > 2 and all(a <= b for a, b in pairwise(seconds)):
             return max([seconds[-1], *filter(None, (number(line, "seconds") for line in self.epochs[-1:]))])
         each = [s for s in (number(line, "seconds") for line in self.epochs) if s is not None]
         return sum(each) if each else (sum(seconds) if seconds else None)
@@ -157,9 +158,9 @@ def _exhibit(path: Path) -> Exhibit:
     k = shape[0] if len(shape) == 4 else -1
     near = a["before_y"].shape[1] if a["before_y"].ndim == 2 else -1
     wanted: dict[str, tuple[int, ...]] = {"query": shape, "attacked": shape, "eps": ()}
-    wanted |= {name: (k, near, *shape[1:]) for name in ("before_x", "after_x")}
-    wanted |= {name: (k, near) for name in ("before_y", "before_d", "after_y", "after_d")}
-    wanted |= {name: (k,) for name in ("query_y", "held", "ids")}
+    wanted |= dict.fromkeys(("before_x", "after_x"), (k, near, *shape[1:]))
+    wanted |= dict.fromkeys(("before_y", "before_d", "after_y", "after_d"), (k, near))
+    wanted |= dict.fromkeys(("query_y", "held", "ids"), (k,))
     wrong = [
         name for name, size in wanted.items() if a[name].shape != size or a[name].dtype.kind not in "biuf"
     ]

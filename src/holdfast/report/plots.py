@@ -19,10 +19,11 @@ import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from .words import short
+from .words import plain, short
 
-INK, CLEAN, ATTACKED = "#010203", "#0072b2", "#d55e00"  # blue and vermillion of Okabe and Ito
-_PAGE = {INK: "currentColor", CLEAN: "var(--clean)", ATTACKED: "var(--attacked)"}
+INK, GROUND = "#010203", "#030201"
+CLEAN, ATTACKED = "#0072b2", "#d55e00"  # blue and vermillion of Okabe and Ito
+_PAGE = {INK: "currentColor", GROUND: "var(--ground)", CLEAN: "var(--clean)", ATTACKED: "var(--attacked)"}
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "holdfast",
     "svg.fonttype": "none",
@@ -48,11 +49,12 @@ def _drawing() -> Iterator[None]:
 
 
 def _svg(figure: Figure, label: str, prefix: str) -> str:
-    """Return the figure as an ``<svg>`` element for a page: no ids that clash, no style or link of its own."""
+    """Return the figure as an ``<svg>`` for a page: no ids that clash, no style or link of its own."""
     out = io.BytesIO()
     empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    FigureCanvasSVG(figure).print_svg(out, metadata=empty)
-    root = ET.fromstring(out.getvalue())  # noqa: S314  our own drawing
+    FigureCanvasSVG(figure)
+    figure.savefig(out, format="svg", metadata=empty, facecolor="none", edgecolor="none")
+    root = ET.fromstring(out.getvalue())
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag.rsplit("}")[-1] in ("metadata", "style"):
@@ -75,7 +77,7 @@ def _svg(figure: Figure, label: str, prefix: str) -> str:
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
     root.set("role", "img")
-    root.set("aria-label", label)
+    root.set("aria-label", plain(label))
     return ET.tostring(root, encoding="unicode")
 
 
@@ -97,7 +99,7 @@ class Bar(NamedTuple):
 
 
 def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str) -> str:
-    """Draw for each run the clean and the attacked share as bars with intervals, values written at the ends."""
+    """Draw for each run the clean and the attacked share as bars with intervals and their values."""
     with _drawing():
         figure, axes = _axes(6.6, 0.75 + 0.72 * len(groups))
         for row, (_, clean, attacked) in enumerate(groups):
@@ -154,14 +156,14 @@ def dot_plot(
                 if dot.clean is not None:
                     axes.plot([dot.clean, dot.attacked], [y, y], color=INK, alpha=0.45, lw=1.6, zorder=2)
                     axes.plot(
-                        dot.clean, y, "o", ms=7, mfc="none", mec=CLEAN, mew=1.8, clip_on=False, zorder=3
+                        dot.clean, y, "o", ms=7, mfc=GROUND, mec=CLEAN, mew=1.8, clip_on=False, zorder=3
                     )
                 axes.plot(dot.attacked, y, "o", ms=7, color=ATTACKED, clip_on=False, zorder=4)
             y += 1.15
         axes.set_yticks(places, names)
         axes.set_ylim(y - 0.5, -0.6)
         axes.set_xlim(0, top if top > 0 else 1)
-        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="y", length=0, pad=9)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(xlabel)
         axes.grid(axis="x", color=INK, alpha=0.15, lw=0.6)
@@ -172,8 +174,9 @@ def _binned(x: np.ndarray, y: np.ndarray, most: int = 160) -> tuple[np.ndarray, 
     """Return means over equal stretches, so that a long training does not make a large file."""
     if len(x) <= most:
         return x, y
-    parts = np.array_split(np.arange(len(x)), most)
-    return np.array([x[p].mean() for p in parts]), np.array([y[p].mean() for p in parts])
+    starts = np.arange(0, len(x), -(-len(x) // most))
+    counts = np.diff([*starts, len(x)])
+    return np.add.reduceat(x, starts) / counts, np.add.reduceat(y, starts) / counts
 
 
 def curve(

@@ -31,7 +31,7 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
     "GTT": ("greedy top-1 translocation", "pushes the image that was first out of the top four."),
 }
 METRICS: Mapping[str, str] = {
-    "rank": "mean rank of the image, as a share of the gallery",
+    "rank": "mean rank of the image in the gallery",
     "shift": "distance that the embedding moved",
     "map": "mean average precision",
     "map@r": "mean average precision at R",

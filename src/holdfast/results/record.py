@@ -204,7 +204,7 @@ def read(path: str | Path) -> list[Record]:
     for number, line in enumerate(lines, start=1):
         if "schema" in line and line["schema"] != SCHEMA:
             raise RunError(f"{path}: record {number} has schema {line['schema']!r}, expected {SCHEMA}")
-        missing = [name for name in _KINDS if name not in line]
+        missing = [name for name in Record.__annotations__ if name not in line]
         if missing:
             raise CorruptFile(path, None, f"record {number} lacks {', '.join(missing)}")
         fault = _fault(line)

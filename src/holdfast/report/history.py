@@ -1,0 +1,140 @@
+"""What happened in training, and how to get a run again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import plots
+from .load import RunFolder
+from .load import number as field
+from .parts import data_table, figure, missing
+from .words import duration, esc, join, number, percent
+
+
+def training(runs: Sequence[RunFolder]) -> str:
+    """Return "What happened in training?": loss, hardness and recall@1 for each run."""
+    parts = []
+    for index, run in enumerate(runs):
+        charts = [
+            chart
+            for chart in (_loss(run, index), _hardness(run, index), _recall(run, index))
+            if chart is not None
+        ]
+        body = f'<div class="curves">{"".join(charts)}</div>'
+        none = missing("No training log was stored with this run.")
+        parts.append(f"<h3>{esc(run.label)}</h3>{body if charts else none}")
+    return "".join(parts)
+
+
+def _loss(run: RunFolder, index: int) -> str | None:
+    points = _points(run.steps, "loss")
+    if not points:
+        return None
+    title = f"The loss went from {number(_mean(points[:10]))} to {number(_mean(points[-10:]))}"
+    svg = plots.curve(points, "loss", title, f"loss-{index}")
+    caption = "What training lowers, at each step (means of stretches when long)."
+    return figure(title, svg, caption, _summary("loss", points))
+
+
+def _hardness(run: RunFolder, index: int) -> str | None:
+    points, target = _points(run.steps, "hardness"), _points(run.steps, "target")
+    if not points:
+        return None
+    title = f"Attacked hardness went from {number(_mean(points[:10]))} to {number(_mean(points[-10:]))}"
+    label = "hardness (distance)"
+    svg = plots.curve(points, label, title, f"hard-{index}", target=target, attacked=True)
+    caption = "Hardness of the attacked triplets: distance to the right image less distance to the wrong one."
+    dashed = " Dashed: what the attack aimed at." if target else ""
+    return figure(title, svg, caption + dashed, _summary("hardness", points))
+
+
+def _recall(run: RunFolder, index: int) -> str | None:
+    points = [(step, 100 * value) for step, value in _points(run.epochs, "recall@1")]
+    if not points:
+        return None
+    best, last = max(v for _, v in points), points[-1][1]
+    fell = f"; its best was {best:.1f} %" if best > last else ""
+    title = f"Recall@1 ended at {last:.1f} %{fell}"
+    svg = plots.curve(points, "recall@1 (%)", title, f"fit-{index}", limits=(0, 102))
+    keys = ("step", "loss", "recall@1", "seconds")
+    rows = [[line.get("epoch", "–"), *(_cell(line, key) for key in keys)] for line in run.epochs]
+    table = data_table(["epoch", *keys], rows)
+    return figure(title, svg, "Queries right without an attack, after each epoch.", table)
+
+
+def _summary(name: str, points: Sequence[tuple[float, float]], most: int = 12) -> str:
+    """Return the numbers behind a long curve: means of at most ``most`` stretches."""
+    size = -(-len(points) // most)
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    steps = [f"{s[0][0]:.0f}" if len(s) == 1 else f"{s[0][0]:.0f} to {s[-1][0]:.0f}" for s in stretches]
+    rows = [[step, number(_mean(s))] for step, s in zip(steps, stretches, strict=True)]
+    return data_table(["steps", f"mean {name}" if size > 1 else name], rows)
+
+
+def _cell(line: Mapping[str, Any], key: str) -> str:
+    value = field(line, key)
+    if value is None:
+        return "–"
+    return str(int(value)) if key == "step" else percent(value) if key == "recall@1" else number(value)
+
+
+def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    pairs = [(field(line, "step"), field(line, key)) for line in lines]
+    return [(step, value) for step, value in pairs if step is not None and value is not None]
+
+
+def _mean(points: Sequence[tuple[float, float]]) -> float:
+    return sum(value for _, value in points) / len(points)
+
+
+def again(runs: Sequence[RunFolder]) -> str:
+    """Return "How do I get this again?": command, settings, versions, data, machine and seconds."""
+    parts = []
+    for run in runs:
+        parts.append(f"<h3>{esc(run.label)}</h3>")
+        if not run.info:
+            parts.append(missing("No run.json was stored with this run."))
+            continue
+        info = run.info
+        command = info.get("command")
+        parts.append(f"<pre>{esc(command)}</pre>" if command else missing("The command was not stored."))
+        here, usual = _flat(info.get("run", {})), _flat(info.get("defaults") or {})
+        changed = [key for key in here if usual and here[key] != usual.get(key)]
+        rest = [key for key in here if key not in changed]
+        if changed:
+            rows = [[key, here[key], usual.get(key, "–")] for key in changed]
+            name = f"Settings that differ from the recipe ({len(rows)})"
+            parts.append(data_table(["setting", "this run", "recipe"], rows, name, opened=True))
+        elif usual:
+            parts.append("<p>Every setting is the recipe's own.</p>")
+        if rest:
+            name = f"{'Settings as in the recipe' if usual else 'All settings'} ({len(rest)})"
+            parts.append(data_table(["setting", "value"], [[key, here[key]] for key in rest], name))
+        facts = {
+            "recipe": info.get("name"),
+            "holdfast": info.get("version"),
+            "data": info.get("data_fingerprint"),
+        }
+        facts |= _flat(info.get("machine", {}))
+        facts |= {"training": duration(run.training_seconds), "evaluation": duration(run.evaluation_seconds)}
+        pairs = "".join(
+            f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in facts.items() if v not in (None, "")
+        )
+        parts.append(f'<dl class="facts">{pairs}</dl>')
+    return "".join(parts)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    """Return nested plain data as ``path -> text``; a ``type`` key names its own path."""
+    if isinstance(value, dict):
+        rows = {path or "run": str(value["type"])} if "type" in value else {}
+        for key, inner in value.items():
+            if key != "type":
+                rows |= _flat(inner, f"{path}.{key}" if path else str(key))
+        return rows
+    if isinstance(value, list) and any(isinstance(v, dict | list) for v in value):
+        return {k: t for i, v in enumerate(value) for k, t in _flat(v, f"{path}[{i}]").items()}
+    if isinstance(value, list):
+        return {path: f"({join([str(v) for v in value])})" if value else "()"}
+    return {path: "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)}

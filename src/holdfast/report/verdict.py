@@ -1,0 +1,156 @@
+"""The answer first: one sentence, three numbers, the run to prefer; and the runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..results import Record
+from .facts import Headline, Strength, advice, benign, bounds, headlines, items, unlike
+from .load import RunFolder
+from .parts import missing
+from .words import (
+    THIN,
+    attack_title,
+    budget,
+    duration,
+    esc,
+    interval,
+    join,
+    metric_title,
+    of_100,
+    percent,
+    quantity,
+)
+
+LIMITS = (
+    "The automatic check of the measurement itself is not part of this version, and each figure under attack "
+    "comes from a single attack. Read these figures as upper bounds: a stronger attack may find more."
+)
+
+
+def safe(lines: Sequence[Headline], at: Strength | None) -> str:
+    """Return "Is my model safe?": one sentence, the limits of the measurement, three numbers, the advice."""
+    attacked = [line for line in lines if line.attacked]
+    if at is None or not attacked:
+        text = missing("No run was attacked yet, so nothing can be said about its safety.")
+    else:
+        text = f'<p class="answer">{_sentence(attacked, at)}</p>'
+        rest = [line.run.label for line in lines if not line.attacked]
+        if rest:
+            text += missing(f"Not measured with this attack: {join(rest)}.")
+    badge = f'<p class="verdict"><b>Not checked</b> <span>{esc(LIMITS)}</span></p>'
+    cards = "".join(
+        f'<article class="card"><h3>{esc(line.run.label)}</h3><dl>'
+        f"{_three('right without an attack', line.clean)}{_three('right under attack', line.attacked)}"
+        f"<div><dt>training and evaluation</dt><dd>{_cost(line.run)}</dd></div></dl></article>"
+        for line in lines
+    )
+    found = advice(lines)
+    chosen = ""
+    if found is not None:
+        head = f"Recommended: {esc(found.run.label)}" if found.run else "No clear recommendation"
+        link = "because " if found.run else ""
+        chosen = f'<p class="advice"><b>{head}</b>{", " if found.run else ". "}{link}{esc(found.why)}</p>'
+    elif len(lines) > 1:
+        why = unlike(lines) or ["fewer than two runs have both numbers"]
+        chosen = missing(f"No run is recommended: {join(why)}.")
+    return f'{text}{badge}<div class="cards">{cards}</div>{chosen}'
+
+
+def _sentence(lines: Sequence[Headline], at: Strength) -> str:
+    """Return the answer in one sentence, and what happens without an attacker in another."""
+    wrong, before = [], []
+    for line in lines:
+        assert line.attacked is not None  # the caller keeps only attacked runs
+        low, high = bounds(line.attacked)
+        span = f"{100 * (1 - high):.0f} to {100 * (1 - low):.0f}" if line.attacked["ci"] else "no interval"
+        wrong.append((esc(line.run.label), of_100(1 - line.attacked["value"]), span))
+        if line.clean:
+            before.append(
+                f"{of_100(1 - line.clean['value'])}" + (f" ({esc(line.run.label)})" * (len(lines) > 1))
+            )
+    name, count, span = wrong[0]
+    noun = f" of <b>{name}</b>" if len(wrong) > 1 else ""
+    interval_95 = "no interval" if span == "no interval" else f"95{THIN}% interval {span}"
+    first = (
+        f"With {esc(budget(*at))}, an attacker makes a wrong image come first for <b>{count} of 100</b> "
+        f"queries{noun} <small>({interval_95})</small>"
+    )
+    others = [f"<b>{name}</b>: <b>{count}</b> <small>({span})</small>" for name, count, span in wrong[1:]]
+    text = first + ("; of " + ", of ".join(others) if others else "") + "."
+    return text + (
+        f' <small class="plainly">Without an attack it is {join(before)} of 100.</small>' if before else ""
+    )
+
+
+def _three(name: str, record: Record | None) -> str:
+    if record is None:
+        return f"<div><dt>{name}</dt><dd>– <small>not measured</small></dd></div>"
+    attacked = record["state"] == "attacked"
+    how = f' title="{esc(attack_title(record["attack"]))}"' if attacked else ""
+    span = f"<small>{interval(record['metric'], record['ci'])}</small>" if record["ci"] else ""
+    return f"<div{how}><dt>{name}</dt><dd>{percent(record['value'])} {span}</dd></div>"
+
+
+def _cost(run: RunFolder) -> str:
+    train, evaluate = run.training_seconds, run.evaluation_seconds
+    if train is None and evaluate is None:
+        return "– <small>not recorded</small>"
+    both = duration((train or 0.0) + (evaluate or 0.0))
+    return f"{both} <small>{duration(train)} + {duration(evaluate)}</small>"
+
+
+def compare(runs: Sequence[RunFolder], at: Strength | None) -> str:
+    """Return "Compare.": every metric of every run; the best in bold, what chance may explain in grey."""
+    columns: list[dict[tuple[str, str], Record]] = []
+    for run in runs:
+        column = {("none", metric): record for metric, record in benign(run).items()}
+        column |= {(i.attack, i.metric): i.attacked for i in items(run, at)}
+        columns.append(column)
+    keys = list(dict.fromkeys(key for column in columns for key in column))
+    if not keys:
+        return missing("No run has records.")
+    head = "".join(f'<th scope="col">{esc(run.label)}</th>' for run in runs)
+    body = []
+    for attack, metric in keys:
+        found = [column.get((attack, metric)) for column in columns]
+        record = next(r for r in found if r)
+        arrow = "↑" if record["higher_is_robust"] else "↓"
+        where = "no attack" if attack == "none" else f"under {attack}"
+        name = f"{esc(metric_title(metric))} <small>{esc(metric)}, {esc(where)} {arrow}</small>"
+        body.append(f'<tr><th scope="row">{name}</th>{"".join(_compared(found))}</tr>')
+    under = f" Attacked with {budget(*at)}." if at else ""
+    more = "".join(missing(f"Read with care: {why}.") for why in unlike(headlines(runs, at)))
+    best = (
+        "Bold: the best. Grey with ≈: the interval overlaps with that of the best. " if len(runs) > 1 else ""
+    )
+    note = (
+        f"↑ higher is better, ↓ lower is better; beneath each value its 95{THIN}% interval. "
+        f"{best}– not measured.{under}"
+    )
+    return (
+        f'{more}<div class="scroll"><table class="compare"><thead><tr><th scope="col">metric</th>{head}</tr>'
+        f'</thead><tbody>{"".join(body)}</tbody></table></div><p class="note">{esc(note)}</p>'
+    )
+
+
+def _compared(found: Sequence[Record | None]) -> list[str]:
+    """Return the cells of one metric."""
+    there = [r for r in found if r]
+    up = there[0]["higher_is_robust"]
+    best = (max if up else min)(there, key=lambda r: r["value"])
+    low, high = bounds(best)
+    cells = []
+    for r in found:
+        if r is None:
+            cells.append("<td>–</td>")
+            continue
+        value = quantity(r["metric"], r["value"])
+        span = f"<small>{interval(r['metric'], r['ci'])}</small>"
+        kind = ""
+        if len(there) > 1 and r is best:
+            value = f"<b>{value}</b>"
+        elif len(there) > 1 and r["ci"] and best["ci"] and bounds(r)[1] >= low and bounds(r)[0] <= high:
+            value, kind = f"≈ {value}", ' class="noise"'
+        cells.append(f"<td{kind}>{value}{span}</td>")
+    return cells

@@ -1,0 +1,329 @@
+"""Run folders: train into one, evaluate one, open one.
+
+A folder holds ``run.json`` (resolved settings, versions, machine), ``log.jsonl``, ``checkpoint.safetensors``,
+``encoder.safetensors`` when training is done, ``evaluations/`` (per-query values), ``exhibits/`` and
+``records.jsonl``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import adversaries, data, encoders, losses, miners, schedules, search
+from ._version import __version__
+from .config import allow, flatten, from_plain, to_plain
+from .defenses import AdversarialTraining
+from .encoders import Encoder
+from .errors import HoldfastError, RunError, UnknownName
+from .evaluation import SUITES, evaluate_retrieval, retrieval_task, run_suite, write_exhibits
+from .evaluation.stats import Estimate, estimate
+from .files import read_json, write_json
+from .functional.distance import Cosine, Euclidean, SquaredEuclidean
+from .results import record
+from .results.record import Record
+from .search import PGD
+from .threat import L2Threat, LinfThreat
+from .training import Adam, Run, pick_device, train
+from .types import Search
+
+SCHEMA = 1
+REACH = 2.5
+"""Default step length of evaluations is ``REACH * eps / steps``: any point of the ball can be reached."""
+
+
+def _exported(*modules: Any) -> list[type]:
+    return [item for m in modules for item in map(m.__dict__.get, m.__all__) if isinstance(item, type)]
+
+
+def allowed_types() -> dict[str, type]:
+    """Return the types that settings may name: all public parts of the library, by class name."""
+    parts = _exported(adversaries, data, encoders, losses, miners, search)
+    parts = [cls for cls in parts if hasattr(cls, "__dataclass_fields__")]
+    shapes = [schedules.Constant, schedules.Linear, schedules.HalfCosine, schedules.Cycle]
+    own = [Run, Adam, AdversarialTraining, LinfThreat, L2Threat, Euclidean, SquaredEuclidean, Cosine]
+    return allow(*own, *shapes, *parts)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """An opened run folder.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    run
+        Its settings.
+    meta
+        The whole of ``run.json``.
+    """
+
+    path: Path
+    run: Run
+    meta: Mapping[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        """Whether training is done."""
+        return (self.path / "encoder.safetensors").exists()
+
+    def encoder(self) -> Encoder:
+        """Load the trained encoder.
+
+        Raises
+        ------
+        RunError
+            If training is not done.
+        """
+        if not self.finished:
+            raise RunError(f"{self.path}: training is not finished; go on with --resume")
+        return encoders.load(self.path / "encoder.safetensors").eval()
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """Open a run folder.
+
+    Raises
+    ------
+    RunError
+        If it is no run folder, or was written by another schema.
+    """
+    path = Path(path)
+    if not (path / "run.json").is_file():
+        raise RunError(f"{path}: no run folder (there is no run.json in it)")
+    meta = read_json(path / "run.json")
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        found = meta.get("schema") if isinstance(meta, dict) else None
+        raise RunError(f"{path / 'run.json'}: schema {found!r}, this version reads schema {SCHEMA}")
+    run = from_plain(meta["run"], allowed_types())
+    if not isinstance(run, Run):
+        raise RunError(f"{path / 'run.json'}: settings are no Run but {type(run).__name__}")
+    return RunFolder(path, run, meta)
+
+
+def machine() -> dict[str, Any]:
+    """Return what the numbers may depend on besides settings."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": platform.system(),
+        "processor": platform.machine(),
+        "cores": os.cpu_count() or 0,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
+    }
+
+
+def train_run(
+    run: Run,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    defaults: Run | None = None,
+    command: str = "",
+    on_line: Callable[[dict[str, Any]], None] | None = None,
+    checkpoint_seconds: float = 30.0,
+) -> RunFolder:
+    """Train into a folder.
+
+    Parameters
+    ----------
+    run
+        All settings.
+    folder
+        New, or with ``resume`` one of the same settings; a finished one is returned as it is.
+    resume
+        Go on where a stopped run left off.
+    defaults
+        The recipe before changes, so that the report can show what was changed.
+    command
+        The command line that asked for it, kept for the report.
+    on_line
+        Called with every line of the log.
+    checkpoint_seconds
+        Least time between checkpoints.
+
+    Raises
+    ------
+    RunError
+        If the folder exists and ``resume`` is not set, or holds a run of other settings.
+    """
+    folder = Path(folder)
+    if (folder / "run.json").exists():
+        if not resume:
+            raise RunError(f"{folder}: exists already; choose another --out, or go on with --resume")
+        _same_settings(open_run(folder), run)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(f"{folder}: exists and is no run folder; choose another --out")
+    elif resume:
+        raise RunError(f"{folder}: there is no run to go on with")
+    split = run.data.load()
+    pick_device(run.device)
+    if not (folder / "run.json").exists():
+        meta = {
+            "schema": SCHEMA,
+            "name": run.name,
+            "version": __version__,
+            "run": to_plain(run),
+            "defaults": to_plain(defaults or run),
+            "machine": machine(),
+            "command": command or " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "data_fingerprint": {"train": split.train.fingerprint(), "test": split.test.fingerprint()},
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(folder / "run.json", meta)
+    opened = open_run(folder)
+    if not opened.finished:
+        result = train(
+            run, split, folder=folder, resume=True, on_line=on_line, checkpoint_seconds=checkpoint_seconds
+        )
+        encoders.save(result.encoder, folder / "encoder.safetensors")
+    return opened
+
+
+def _same_settings(there: RunFolder, run: Run) -> None:
+    old, new = flatten(to_plain(there.run)), flatten(to_plain(run))
+    changed = [
+        f"{k}: {old.get(k)!r} there, {new.get(k)!r} asked" for k in {**old, **new} if old.get(k) != new.get(k)
+    ]
+    if changed:
+        raise RunError(f"{there.path}: holds a run of other settings ({'; '.join(changed[:5])})")
+
+
+def default_search(eps: float, steps: int = 32, alpha: float | None = None) -> PGD:
+    """Return the search of evaluations: ``alpha`` is ``2.5 * eps / steps`` unless given."""
+    return PGD(steps=steps, alpha=REACH * eps / max(steps, 1) if alpha is None else alpha)
+
+
+def evaluate_run(
+    folder: str | Path | RunFolder,
+    *,
+    suite: str = "core",
+    threat: LinfThreat | L2Threat | None = None,
+    search: PGD | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    on_chunk: Callable[[str, int, int], None] | None = None,
+) -> list[Record]:
+    """Evaluate a finished run on its test split and append the records to its folder.
+
+    Parameters
+    ----------
+    folder
+        A run folder.
+    suite
+        A name of ``SUITES``; clean retrieval metrics are always measured.
+    threat
+        The run's own by default.
+    search
+        By default 32 steps of ``2.5 * eps / 32``.
+    seed
+        Of targets, random starts, k-means and bootstrap; not the training seed.
+    device
+        Where to compute.
+    on_chunk
+        Called with attack, queries done and queries in all.
+
+    Returns
+    -------
+    list of Record
+        Of these settings; measured before, they are read back instead of being repeated.
+    """
+    opened = folder if isinstance(folder, RunFolder) else open_run(folder)
+    if suite not in SUITES:
+        raise UnknownName("suite", suite, SUITES)
+    encoder, run = opened.encoder(), opened.run
+    threat = threat or run.threat
+    search = search or default_search(threat.eps)
+    test = run.data.load().test
+    weights = hashlib.sha256((opened.path / "encoder.safetensors").read_bytes()).hexdigest()
+    settings = {
+        "suite": suite,
+        "threat": to_plain(threat),
+        "search": to_plain(search),
+        "distance": to_plain(run.distance),
+        "seed": seed,
+        "data": test.fingerprint(),
+        "weights": weights,
+        "version": __version__,
+    }
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    path = opened.path / "records.jsonl"
+    known = [r for r in record.read(path) if r["fingerprint"] == fingerprint] if path.exists() else []
+    if known:
+        return known
+    place = pick_device(device)
+    start = time.perf_counter()
+    task = retrieval_task(encoder.to(place), test.x.to(place), test.y.to(place), run.distance)
+    shared: dict[str, Any] = {
+        "run": opened.path.name,
+        "dataset": run.data.name,
+        "protocol": run.data.load().protocol,
+        "encoder": encoder.spec.name,
+        "defense": run.name,
+        "suite": suite,
+        "norm": threat.norm,
+        "seed": run.seed,
+        "fingerprint": fingerprint,
+    }
+    benign = evaluate_retrieval(task, seed=seed)
+    spent = time.perf_counter() - start
+    records = [_record(shared, "none", "clean", m, e, True, seconds=spent) for m, e in benign.items()]
+    store = opened.path / "evaluations" / fingerprint
+    write_json(store / "settings.json", settings)
+    results = run_suite(task, SUITES[suite], search, threat, seed=seed, folder=store, on_chunk=on_chunk)
+    at: dict[str, Any] = {"eps": threat.eps, "alpha": _alpha(search), "steps": search.steps}
+    for entry, outcome, seconds in results:
+        for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):
+            for metric, values in measures.items():
+                higher = entry.higher_is_robust[metric]
+                shared_at = {**shared, **at, "seconds": seconds}
+                records.append(_record(shared_at, entry.label, state, metric, estimate(values, seed), higher))
+    write_exhibits(opened.path / "exhibits", task, task.x, results, threat, test.class_names)
+    record.append(path, records)
+    return records
+
+
+def _alpha(search: Search) -> float:
+    alpha = getattr(search, "alpha", 0.0)
+    return float(alpha) if isinstance(alpha, int | float) else 0.0
+
+
+def _record(
+    shared: Mapping[str, Any], attack: str, state: str, metric: str, e: Estimate, higher: bool, **more: Any
+) -> Record:
+    ci = (e.low, e.high)
+    fields = {**shared, **more}
+    return record.make(
+        attack=attack,
+        state=state,
+        metric=metric,
+        value=e.value,
+        n=e.n,
+        ci=ci,
+        higher_is_robust=higher,
+        **fields,
+    )
+
+
+__all__ = [
+    "HoldfastError",
+    "RunFolder",
+    "allowed_types",
+    "default_search",
+    "evaluate_run",
+    "machine",
+    "open_run",
+    "train_run",
+]

@@ -1,0 +1,8 @@
+"""Steps, epochs, checkpoints: the only place that owns an optimiser."""
+
+from .checkpoint import Checkpoint
+from .engine import Adam, Engine, pick_device
+from .run import Run
+from .trainer import TrainResult, train
+
+__all__ = ["Adam", "Checkpoint", "Engine", "Run", "TrainResult", "pick_device", "train"]

@@ -1,0 +1,109 @@
+"""The state of a run in one safetensors file: no pickle, complete or absent, exact to the bit."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..errors import CorruptFile, RunError
+from ..files import replacing
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights, optimiser state, signal and position of a run.
+
+    Random streams are named by seed and step, so nothing of them has to be stored.
+
+    Attributes
+    ----------
+    tensors
+        ``modules.*`` and ``optimizer.INDEX.*``.
+    step
+        Batches done.
+    signal
+        The defense's memory.
+    settings
+        Hash of the run's settings; a checkpoint of other settings is refused.
+    seconds
+        Training time so far.
+    """
+
+    tensors: dict[str, Tensor]
+    step: int
+    signal: dict[str, float]
+    settings: str
+    seconds: float
+
+    @classmethod
+    def take(
+        cls,
+        modules: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        step: int,
+        signal: dict[str, float],
+        settings: str,
+        seconds: float,
+    ) -> Checkpoint:
+        """Copy the present state."""
+        tensors = {f"modules.{name}": value for name, value in modules.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+        copied = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+        return cls(copied, step, dict(signal), settings, seconds)
+
+    def restore(self, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the state back into modules and optimiser of the same settings."""
+        weights, states = {}, dict[int, dict[str, Tensor]]()
+        for name, value in self.tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "modules":
+                weights[rest] = value
+            else:
+                index, _, key = rest.partition(".")
+                states.setdefault(int(index), {})[key] = value
+        modules.load_state_dict(weights)
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+
+    def save(self, path: Path) -> None:
+        """Write the file at once."""
+        meta = {"schema": SCHEMA, "step": self.step, "signal": self.signal, "settings": self.settings}
+        meta["seconds"] = self.seconds
+        with replacing(path) as temporary:
+            save_file(self.tensors, temporary, metadata={"holdfast": json.dumps(meta)})
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read a file.
+
+        Raises
+        ------
+        CorruptFile
+            If it is no safetensors file of ours.
+        RunError
+            If it was written by another schema.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                meta: dict[str, Any] = json.loads((file.metadata() or {}).get("holdfast", "null"))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        except (SafetensorError, json.JSONDecodeError, OSError) as error:
+            raise CorruptFile(path, None, f"need a checkpoint in safetensors form ({error})") from error
+        if not isinstance(meta, dict) or "schema" not in meta:
+            raise CorruptFile(path, None, "a safetensors file, but not a Holdfast checkpoint")
+        if meta["schema"] != SCHEMA:
+            raise RunError(
+                f"{path}: checkpoint of schema {meta['schema']}, this version reads schema {SCHEMA}; "
+                "train again, or use the version of Holdfast that wrote it"
+            )
+        return cls(tensors, meta["step"], meta["signal"], meta["settings"], meta["seconds"])

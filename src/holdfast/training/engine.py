@@ -1,0 +1,82 @@
+"""Device, precision and optimiser of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InvalidArgument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam:
+    """Adam with coupled weight decay, as in the published settings (1e-3 and 1e-7 for 28-pixel networks)."""
+
+    lr: float = 1e-3
+    weight_decay: float = 1e-7
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise InvalidArgument("lr", "a number > 0", self.lr)
+        if not self.weight_decay >= 0:
+            raise InvalidArgument("weight_decay", "a number >= 0", self.weight_decay)
+
+    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """Return the optimiser."""
+        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Return a device that can be used.
+
+    Raises
+    ------
+    InvalidArgument
+        If the name is unknown or the device is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        there = "auto, cpu" + (", cuda" if torch.cuda.is_available() else "")
+        raise InvalidArgument("device", f"a device of this machine ({there})", name) from error
+    return device
+
+
+class Engine:
+    """One process that steps an optimiser.
+
+    Parameters
+    ----------
+    modules
+        Whose parameters are trained.
+    optimizer
+        Settings.
+    device
+        Modules are moved there.
+    precision
+        ``"fp32"`` or ``"bf16"``.
+    """
+
+    def __init__(self, modules: nn.Module, optimizer: Adam, device: torch.device, precision: str) -> None:
+        self.device, self.precision = device, precision
+        self.modules = modules.to(device)
+        self.optimizer = optimizer.build(self.modules.parameters())
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Run the block in the engine's precision."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
+
+    def step(self, loss: Tensor) -> None:
+        """Back-propagate and update."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()

@@ -1,0 +1,69 @@
+"""Everything that decides the outcome of a training run, as one frozen value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..data import DataSource, PairSampler
+from ..data.sampler import MPerClass
+from ..encoders import EncoderSpec, SmallCNN
+from ..errors import InvalidArgument
+from ..functional.distance import Euclidean
+from ..threat import L2Threat, LinfThreat
+from ..types import Defense, PairwiseDistance
+from .engine import Adam
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A training run.
+
+    Attributes
+    ----------
+    name
+        What tables call it: the name of the recipe.
+    data
+        Where images come from.
+    defense
+        Yields the losses.
+    threat
+        What the encoder shall withstand; evaluations use it unless told otherwise.
+    encoder
+        Architecture.
+    sampler
+        Batches.
+    optimizer
+        Adam by default.
+    distance
+        Of losses, gains and rankings.
+    epochs
+        Passes over the data, >= 1.
+    seed
+        Names every random stream of the run.
+    device
+        ``"auto"`` takes a CUDA device when there is one.
+    precision
+        ``"fp32"``, or ``"bf16"`` for the forward and backward passes (weights and losses stay float32).
+    """
+
+    name: str
+    data: DataSource
+    defense: Defense
+    threat: LinfThreat | L2Threat
+    encoder: EncoderSpec = field(default_factory=SmallCNN)
+    sampler: PairSampler | MPerClass = field(default_factory=lambda: PairSampler(batch_pairs=128))
+    optimizer: Adam = field(default_factory=Adam)
+    distance: PairwiseDistance = field(default_factory=Euclidean)
+    epochs: int = 8
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise InvalidArgument("epochs", "an integer >= 1", self.epochs)
+        if self.seed < 0:
+            raise InvalidArgument("seed", "an integer >= 0", self.seed)
+        if self.precision not in ("fp32", "bf16"):
+            raise InvalidArgument("precision", "'fp32' or 'bf16'", self.precision)

@@ -1,0 +1,222 @@
+"""The training loop: batches in, losses from the defense, steps, logs, checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import to_plain
+from ..data import DataSplit
+from ..encoders import Encoder
+from ..errors import RunError
+from ..evaluation import embed
+from ..functional.ranking import retrieval_scores
+from ..rng import seeded, stream
+from ..types import Context, Progress
+from .checkpoint import Checkpoint
+from .engine import Engine, pick_device
+from .log import RunLog
+from .run import Run
+
+CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 30.0
+MONITORED = 500
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A trained encoder.
+
+    Attributes
+    ----------
+    encoder
+        In evaluation mode.
+    steps
+        Batches done.
+    seconds
+        Training time, earlier tries included.
+    """
+
+    encoder: Encoder
+    steps: int
+    seconds: float
+
+
+def settings_hash(run: Run) -> str:
+    """Return a hash of all settings that decide the outcome."""
+    return hashlib.sha256(json.dumps(to_plain(run), sort_keys=True).encode()).hexdigest()
+
+
+def train(
+    run: Run,
+    data: DataSplit,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    on_line: Callable[[Line], None] | None = None,
+) -> TrainResult:
+    """Train an encoder.
+
+    Parameters
+    ----------
+    run
+        All settings.
+    data
+        Only ``data.train`` is looked at.
+    folder
+        Where ``log.jsonl`` and the checkpoint go; ``None`` keeps nothing.
+    resume
+        Go on from the checkpoint in ``folder``, if there is one. Weights end up the same, bit for bit on the
+        CPU with the same number of threads, as without the interruption.
+    checkpoint_seconds
+        Least time between checkpoints; one is always written at the end.
+    on_line
+        Called with every line of the log.
+
+    Raises
+    ------
+    RunError
+        If the loss stops being finite, or the checkpoint belongs to other settings.
+    """
+    job = _Job(run, data, folder, checkpoint_seconds, on_line)
+    if resume:
+        job.restore()
+    job.go()
+    return TrainResult(job.encoder.eval(), job.step, job.seconds)
+
+
+class _Job:
+    """The changing state of one run."""
+
+    def __init__(
+        self,
+        run: Run,
+        data: DataSplit,
+        folder: Path | None,
+        checkpoint_seconds: float,
+        on_line: Callable[[Line], None] | None,
+    ) -> None:
+        self.run, self.settings = run, settings_hash(run)
+        self.x, labels = data.train.x, data.train.y
+        # Labels as 0 to n_classes - 1, whatever the data set calls them.
+        classes, self.y = torch.unique(labels, return_inverse=True)
+        self.encoder = run.encoder.build(data.train.shape, run.seed)
+        with seeded(run.seed, "learnable"):
+            self.learnable = run.defense.setup(self.encoder.embedding_dim, len(classes))
+        device = pick_device(run.device)
+        self.x, self.y = self.x.to(device), self.y.to(device)
+        modules = nn.ModuleDict({"encoder": self.encoder, "learnable": self.learnable})
+        self.engine = Engine(modules, run.optimizer, device, run.precision)
+        self.path = folder / CHECKPOINT if folder else None
+        self.log = RunLog(folder / "log.jsonl" if folder else None)
+        self.on_line, self.checkpoint_seconds = on_line, checkpoint_seconds
+        self.step, self.seconds, self.signal = 0, 0.0, dict[str, float]()
+
+    def restore(self) -> None:
+        if self.path is None or not self.path.exists():
+            self.log.cut(0)
+            return
+        checkpoint = Checkpoint.load(self.path)
+        if checkpoint.settings != self.settings:
+            raise RunError(f"{self.path}: belongs to a run of other settings; choose another folder")
+        checkpoint.restore(self.engine.modules, self.engine.optimizer)
+        self.step, self.seconds, self.signal = checkpoint.step, checkpoint.seconds, checkpoint.signal
+        self.log.cut(self.step)
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        self.log.flush()
+        Checkpoint.take(
+            self.engine.modules,
+            self.engine.optimizer,
+            step=self.step,
+            signal=self.signal,
+            settings=self.settings,
+            seconds=self.seconds,
+        ).save(self.path)
+
+    def go(self) -> None:
+        per_epoch = self.run.sampler.batches_per_epoch(self.y)
+        steps = per_epoch * self.run.epochs
+        saved = time.monotonic()
+        for epoch in range(self.step // per_epoch, self.run.epochs):
+            batches = self.run.sampler.epoch(self.y.cpu(), stream(self.run.seed, "sampler", epoch))
+            losses = []
+            for rows in batches[self.step - epoch * per_epoch :]:
+                start = time.perf_counter()
+                logs = self._batch(rows, Progress(self.step, steps, epoch, self.run.epochs))
+                self.seconds += time.perf_counter() - start
+                losses.append(logs["loss"])
+                self._say({"kind": "step", "epoch": epoch, "steps": steps, **logs})
+                self.step += 1
+                if self.step % per_epoch and time.monotonic() - saved >= self.checkpoint_seconds:
+                    self.save()
+                    saved = time.monotonic()
+            self._end_epoch(epoch, sum(losses) / max(len(losses), 1))
+            if time.monotonic() - saved >= self.checkpoint_seconds or epoch + 1 == self.run.epochs:
+                self.save()
+                saved = time.monotonic()
+
+    def _batch(self, rows: Tensor, progress: Progress) -> Line:
+        rows = rows.to(self.x.device)
+        context = Context(
+            encoder=self.encoder,
+            bare=self.encoder,
+            x=self.x[rows],
+            y=self.y[rows],
+            index=rows,
+            distance=self.run.distance,
+            learnable=self.learnable,
+            progress=progress,
+            signal=self.signal,
+            generator=stream(self.run.seed, "step", progress.step),
+        )
+        logs: dict[str, float] = {}
+        self.engine.modules.train()
+        losses = self.run.defense.losses(context)
+        while True:
+            with self.engine.autocast():
+                step = next(losses, None)
+            if step is None:
+                return logs
+            if not math.isfinite(float(step.loss.detach())):
+                raise RunError(self._not_finite(progress))
+            self.engine.step(step.loss)
+            logs = step.logs
+
+    def _not_finite(self, progress: Progress) -> str:
+        kept = (
+            f"the last checkpoint is {self.path}" if self.path and self.path.exists() else "no checkpoint yet"
+        )
+        return (
+            f"loss is NaN or infinite at step {progress.step} (epoch {progress.epoch}); {kept}. "
+            "Try a smaller learning rate (--set optimizer.lr=...) or radius (--eps)."
+        )
+
+    def _end_epoch(self, epoch: int, loss: float) -> None:
+        """Log Recall@1 on the first training images: the test split is not looked at."""
+        x, y = self.x[:MONITORED], self.y[:MONITORED]
+        z = embed(self.encoder, x)
+        rows = torch.arange(len(x), device=x.device)
+        recall = retrieval_scores(z, y, z, y, self.run.distance, rows).recall(1)
+        line = {"kind": "epoch", "epoch": epoch, "epochs": self.run.epochs, "loss": loss}
+        self._say({**line, "recall@1": float(recall.float().mean())}, step=self.step - 1)
+
+    def _say(self, line: Line, step: int | None = None) -> None:
+        line = {**line, "step": self.step if step is None else step, "seconds": round(self.seconds, 4)}
+        self.log.write(line)
+        if self.on_line is not None:
+            self.on_line(line)

@@ -1,0 +1,416 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from holdfast.errors import CorruptFile, RunError
+from holdfast.files import append_lines, write_json
+from holdfast.report import write_report
+from holdfast.report.facts import advice, headlines, strength
+from holdfast.report.images import change, choose
+from holdfast.report.load import load_runs
+from holdfast.results import append, make
+
+EPS = 0.2
+HOSTILE = "<script>alert(1)</script>\"'&$x^2$ ünï 日本 \u202e"
+
+
+def fake_exhibit(path: Path, strength: float, names: list[str], size: int = 0) -> None:
+    """Digits moved towards the nearest image of another class, with their true pixel-space neighbours."""
+    digits = load_digits()
+    x = (digits.images / 16).astype(np.float32).reshape(len(digits.images), -1)
+    y = digits.target
+    ids = np.arange(0, 360, 15)
+    attacked, found = [], {"before": [], "after": []}
+    for i in ids:
+        d = np.linalg.norm(x - x[i], axis=1)
+        wrong = x[np.where(y != y[i], d, 9e9).argmin()]
+        attacked.append(np.clip(x[i] + np.clip(wrong - x[i], -strength, strength), 0, 1))
+        for when, point in (("before", x[i]), ("after", attacked[-1])):
+            near = np.linalg.norm(x - point, axis=1)
+            near[i] = 9e9
+            found[when].append(near.argsort()[:5])
+    shape = (1, 8, 8)
+    arrays: dict[str, Any] = {"query": x[ids].reshape(-1, *shape), "query_y": y[ids], "ids": ids}
+    arrays["attacked"] = np.stack(attacked).reshape(-1, *shape)
+    for when, rows in found.items():
+        rows = np.stack(rows)
+        point = x[ids] if when == "before" else np.stack(attacked)
+        arrays[f"{when}_x"] = x[rows].reshape(len(ids), 5, *shape)
+        arrays[f"{when}_y"] = y[rows]
+        arrays[f"{when}_d"] = np.linalg.norm(x[rows] - point[:, None], axis=2).astype(np.float32)
+    arrays["held"] = arrays["after_y"][:, 0] == arrays["query_y"]
+    if size:  # the largest that can come: colour noise
+        rng = np.random.default_rng(0)
+        for name in ("query", "attacked", "before_x", "after_x"):
+            lead = arrays[name].shape[:-3]
+            arrays[name] = rng.random((*lead, 3, size, size), dtype=np.float32)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, eps=np.float32(EPS), class_names=np.array(names), **arrays)
+
+
+def fake_run(
+    root: Path,
+    name: str = "plain",
+    *,
+    clean: float = 0.989,
+    attacked: float | None = 0.07,
+    names: list[str] | None = None,
+    exhibits: tuple[str, ...] = ("ES", "CA+"),
+    size: int = 0,
+    hard: bool = True,
+) -> Path:
+    """A run folder as training and evaluation leave it."""
+    run = root / name
+    run.mkdir(parents=True)
+    settings = {"type": "Run", "seed": 0, "defense": {"type": "AdversarialTraining", "search": {"steps": 8}}}
+    usual = {"type": "Run", "seed": 0, "defense": {"type": "AdversarialTraining", "search": {"steps": 32}}}
+    machine = {"python": "3.11.2", "torch": "2.13.0", "threads": 2, "device": "cpu"}
+    info = {"schema": 1, "name": "hm-ics", "version": "0.1.0", "run": settings, "defaults": usual}
+    info |= {"command": f"holdfast train hm-ics --out {name}", "machine": machine, "data_fingerprint": "5f1c"}
+    write_json(run / "run.json", info)
+    rng = np.random.default_rng(len(name))
+    steps = [
+        {"kind": "step", "step": i, "epoch": i // 60, "loss": 0.1 + 0.4 / (1 + i / 30) + 0.03 * rng.random()}
+        | ({"hardness": -0.6 + 0.5 * i / 300, "target": -0.5 + 0.4 * i / 300} if hard else {})
+        | {"seconds": 0.11 * i}
+        for i in range(300)
+    ]
+    epochs = [
+        {"kind": "epoch", "epoch": e, "step": 60 * e + 59, "epochs": 5, "loss": 0.4 / (e + 1), "seconds": 6.6}
+        | {"recall@1": clean - 0.2 / (e + 1) ** 2}
+        for e in range(5)
+    ]
+    append_lines(run / "log.jsonl", [*steps, *epochs])
+
+    def record(metric: str, value: float, attack: str = "none", state: str = "clean", up: bool = True) -> Any:
+        half = 1.96 * (max(value * (1 - value), 0.0) / 360) ** 0.5
+        ci = (
+            [max(0.0, value - half), min(1.0, value + half)]
+            if metric != "shift"
+            else [value * 0.9, value * 1.1]
+        )
+        eps = EPS if state == "attacked" else 0.0
+        fields: dict[str, Any] = {"run": name, "metric": metric, "value": value, "n": 360, "ci": ci}
+        fields |= {"attack": attack, "state": state, "eps": eps, "alpha": 0.02, "steps": 32, "seconds": 4.5}
+        return make(
+            **fields, higher_is_robust=up, encoder="small-cnn", defense=name, time="2025-01-01T00:00:00"
+        )
+
+    records = [
+        record("recall@1", clean),
+        record("recall@2", min(1, clean + 0.005)),
+        record("map", clean - 0.1),
+    ]
+    if attacked is not None:
+        for state, recall, up, down, shift in (
+            ("clean", clean, 0.5, 0.004, 0.0),
+            ("attacked", attacked, 0.02 + attacked / 3, 0.98 - attacked, 1.6 - attacked),
+        ):
+            records.append(record("recall@1", recall, "ES", state))
+            records.append(record("shift", shift, "ES", state, False))
+            records.append(record("rank", up, "CA+", state))
+            records.append(record("rank", down, "CA-", state, False))
+    append(run / "records.jsonl", records)
+    for attack in exhibits:
+        path = run / "exhibits" / f"{attack}.npz"
+        moved = EPS if attacked is None or attacked < 0.5 else 0.15
+        fake_exhibit(path, moved, names or list("0123456789"), size)
+    return run
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page, and whether every tag is closed in order."""
+
+    VOID = frozenset(["meta", "link", "img", "br"])
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.text, self.open = "", []  # type: ignore[var-annotated]
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def report(paths: list[Path], out: Path) -> tuple[str, Page]:
+    text = write_report(paths, out).read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    return text, page
+
+
+def words(page: Page) -> str:
+    return re.sub(r"\s+", " ", page.text)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], str, Page]:
+    root = tmp_path_factory.mktemp("runs")
+    runs = [
+        fake_run(root, "plain"),
+        fake_run(root, "est", clean=0.975, attacked=0.45),
+        fake_run(root, "hm-ics", clean=0.98, attacked=0.69),
+    ]
+    return runs, *report(runs, root / "report.html")
+
+
+def test_the_answer_is_computed_from_the_records(tmp_path: Path) -> None:
+    _, page = report([fake_run(tmp_path, attacked=0.07)], tmp_path / "r.html")
+    said = (
+        "With changes of at most 20 % of the grey range, an attacker makes a wrong image come first for 93 "
+    )
+    assert said + "of 100 queries (95 % interval 90 to 96). Without an attack it is 1 of 100." in words(page)
+    _, page = report([fake_run(tmp_path, "other", attacked=0.69)], tmp_path / "r.html")
+    assert "come first for 31 of 100 queries (95 % interval 26 to 36)" in words(page)
+
+
+def test_three_runs_have_a_recommendation_and_all_headings(three: tuple[list[Path], str, Page]) -> None:
+    _, text, page = three
+    assert re.findall("<h2>(.*?)</h2>", text) == [
+        "Is my model safe?",
+        "Show me.",
+        "How far can it be pushed?",
+        "Where is it weak?",
+        "What happened in training?",
+        "Compare.",
+        "How do I get this again?",
+    ]
+    assert "Recommended: hm-ics, because it has the highest recall@1 under attack" in words(page)
+    assert "not part of this version" in page.text
+    assert "upper bounds" in page.text
+    assert text.count("<svg") == 3 * 3 + 3
+    assert text.count('<article class="strip">') == 3 * (6 + 3)
+    assert text.count('alt="query"') == 3 * 6
+    assert "defense.search.steps" in page.text
+    assert "holdfast train hm-ics --out est" in page.text
+
+
+def test_every_picture_is_inside_and_nothing_is_requested(three: tuple[list[Path], str, Page]) -> None:
+    _, text, page = three
+    policy = [a["content"] for tag, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    assert len(policy) == 1
+    assert policy[0].startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'")
+    assert "http://" not in text
+    assert "https://" not in text
+    assert "@import" not in text
+    assert not {"script", "iframe", "object", "embed", "form"} & {tag for tag, _ in page.tags}
+    for tag, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), (tag, name)
+            if name in ("src", "srcset", "data", "poster"):
+                assert value.startswith("data:image/png;base64,")
+            if name in ("href", "xlink:href"):
+                assert value.startswith("#") or value == "data:,"
+            assert all(target.startswith("#") for target in re.findall(r"url\((.*?)\)", value))
+    images = [a for tag, a in page.tags if tag == "img"]
+    assert images
+    assert all(a["alt"] for a in images)
+
+
+def test_ids_are_unique_and_every_reference_has_its_target(three: tuple[list[Path], str, Page]) -> None:
+    _, text, page = three
+    ids = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    wanted = {a["href"][1:] for _, a in page.tags if a.get("href", "").startswith("#")}
+    wanted |= set(re.findall(r"url\(#(.*?)\)", text))
+    assert wanted <= set(ids)
+
+
+def test_charts_take_the_colours_of_the_page(three: tuple[list[Path], str, Page]) -> None:
+    _, text, page = three
+    assert "#010203" not in text
+    charts = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
+    assert {"currentColor", "var(--clean)", "var(--attacked)"} <= set(
+        re.findall(r"currentColor|var\(--\w+\)", charts)
+    )
+    assert all(a["aria-label"] for tag, a in page.tags if tag == "svg")
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    name = HOSTILE.replace("/", "∕")
+    run = fake_run(tmp_path, name, names=[HOSTILE] * 10, attacked=0.6)
+    info = json.loads((run / "run.json").read_text())
+    info |= {"command": HOSTILE, "data_fingerprint": HOSTILE, "name": HOSTILE, "machine": {HOSTILE: HOSTILE}}
+    info["run"][HOSTILE] = {"type": HOSTILE, "\ud800": HOSTILE}
+    write_json(run / "run.json", info)
+    hostile: dict[str, Any] = {"value": 0.1, "n": 9, "state": "attacked", "eps": EPS, "ci": [0.0, 0.2]}
+    append(
+        run / "records.jsonl",
+        [make(run=name, attack=HOSTILE, metric=m, **hostile) for m in (HOSTILE, "recall@1")],
+    )
+    append_lines(run / "log.jsonl", [{"kind": "epoch", "epoch": HOSTILE, "step": 1, "recall@1": 0.5}])
+    text, page = report([run, fake_run(tmp_path, "b")], tmp_path / "r.html")
+    assert "<script" not in text.lower()
+    assert "\u202e" not in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&quot;&#x27;&amp;$x^2$ ünï 日本 \ufffd" in text
+    assert HOSTILE[:30] in page.text
+    assert all(not key.startswith("on") for _, a in page.tags for key in a)
+
+
+def test_the_same_folders_give_the_same_bytes(three: tuple[list[Path], str, Page], tmp_path: Path) -> None:
+    runs, text, _ = three
+    with matplotlib.rc_context({"font.size": 33, "svg.hashsalt": None, "axes.grid": True}):
+        before = dict(matplotlib.rcParams)
+        assert write_report(runs, tmp_path / "again.html").read_text(encoding="utf-8") == text
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_a_torn_last_line_is_tolerated(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    whole = write_report([run], tmp_path / "r.html").read_text(encoding="utf-8")
+    for name in ("records.jsonl", "log.jsonl"):
+        with (run / name).open("a") as handle:
+            handle.write('{"schema": 1, "run": "pl')
+    assert write_report([run], tmp_path / "r.html").read_text(encoding="utf-8") == whole
+
+
+def test_unknown_schemas_are_refused(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    append_lines(run / "records.jsonl", [{"schema": 7}])
+    with pytest.raises(RunError, match="schema 7, expected 1"):
+        write_report([run], tmp_path / "r.html")
+    run = fake_run(tmp_path, "b")
+    write_json(run / "run.json", {"schema": 9})
+    with pytest.raises(RunError, match="schema 9, expected 1"):
+        write_report([run], tmp_path / "r.html")
+    assert not (tmp_path / "r.html").exists()
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no such run folder"):
+        write_report([tmp_path / "absent"], tmp_path / "r.html")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="not a run folder"):
+        write_report([tmp_path / "empty"], tmp_path / "r.html")
+    with pytest.raises(RunError, match="at least one"):
+        write_report([], tmp_path / "r.html")
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("run.json", "No run.json was stored"),
+        ("log.jsonl", "No training log was stored"),
+        ("records.jsonl", "No run was attacked yet"),
+        ("exhibits/ES.npz", "No examples were stored"),
+    ],
+)
+def test_a_missing_part_is_said_in_one_line(tmp_path: Path, gone: str, said: str) -> None:
+    run = fake_run(tmp_path, exhibits=("ES",))
+    (run / gone).unlink()
+    text, page = report([run], tmp_path / "r.html")
+    assert said in page.text
+    assert text.count("<h2>") == 7
+
+
+def test_runs_without_an_attack_beside_attacked_ones(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, "new", attacked=None, hard=False), fake_run(tmp_path, "old", attacked=0.3)]
+    text, page = report(runs, tmp_path / "r.html")
+    assert "Not measured with this attack: new." in page.text
+    assert "attacked: not measured" in page.text
+    assert "–" in "".join(re.findall("<td>(.*?)</td>", text))
+
+
+def test_unreadable_examples_are_named(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    (run / "exhibits" / "ES.npz").write_bytes(b"PK\x03\x04 broken")
+    np.savez(run / "exhibits" / "CA+.npz", query=np.zeros((2, 1, 8, 8)), ids=np.array([{}], dtype=object))
+    _, page = report([run], tmp_path / "r.html")
+    assert page.text.count("Stored examples left out") == 2
+    assert "No examples were stored" in page.text
+
+
+def test_broken_records_are_an_error(tmp_path: Path) -> None:
+    run = fake_run(tmp_path)
+    append_lines(run / "records.jsonl", [{"schema": 1, "run": "plain"}])
+    with pytest.raises(CorruptFile, match="record 12 lacks time, dataset"):
+        write_report([run], tmp_path / "r.html")
+
+
+def test_four_runs_of_large_images_stay_below_8_mb(tmp_path: Path) -> None:
+    runs = [
+        fake_run(tmp_path, f"r{i}", exhibits=("ES", "CA+", "CA-"), size=224 if i < 2 else 96)
+        for i in range(4)
+    ]
+    assert write_report(runs, tmp_path / "r.html").stat().st_size < 8_000_000
+
+
+def advise(root: Path, *pairs: tuple[float, float]) -> Any:
+    runs = [fake_run(root, f"r{i}", clean=c, attacked=a, exhibits=()) for i, (c, a) in enumerate(pairs)]
+    loaded = load_runs(runs)
+    return advice(headlines(loaded, strength(loaded)))
+
+
+def test_advice(tmp_path: Path) -> None:
+    assert advise(tmp_path / "one", (0.98, 0.1)) is None
+    clear = advise(tmp_path / "clear", (0.98, 0.1), (0.975, 0.6))
+    assert clear.run.label == "r1"
+    close = advise(tmp_path / "close", (0.98, 0.58), (0.975, 0.6))
+    assert close.run is None
+    assert "None is better than the others beyond chance" in close.why
+    dear = advise(tmp_path / "dear", (0.98, 0.1), (0.80, 0.6))
+    assert dear.run is None
+    assert "50 points more often than r0" in dear.why
+    assert "18.0 points less often than r0" in dear.why
+    worse = advise(tmp_path / "worse", (0.98, 0.6), (0.80, 0.1))
+    assert worse.run.label == "r0"
+
+
+def test_no_advice_across_unequal_attacks(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, "a", exhibits=()), fake_run(tmp_path, "b", attacked=0.7, exhibits=())]
+    file = runs[1] / "records.jsonl"
+    file.write_text(file.read_text().replace('"steps": 32', '"steps": 1'))
+    loaded = load_runs(runs)
+    found = advice(headlines(loaded, strength(loaded)))
+    assert found is not None
+    assert found.run is None
+    assert "different numbers of steps" in found.why
+
+
+def test_the_change_is_scaled_to_the_budget() -> None:
+    clean = np.full((1, 2, 2), 0.5, dtype=np.float32)
+    moved = clean + np.array([[[0.2, -0.2], [0.1, 0.0]]], dtype=np.float32)
+    np.testing.assert_allclose(change(clean, moved, 0.2), [[[1.0, 0.0], [0.75, 0.5]]], atol=1e-6)
+    np.testing.assert_array_equal(change(clean, clean, 0.2), np.full((1, 2, 2), 0.5))
+
+
+def test_the_examples_are_a_mix_without_repetition(tmp_path: Path) -> None:
+    loaded = load_runs([fake_run(tmp_path, attacked=0.6, exhibits=("ES",))])[0].exhibits["ES"]
+    assert 2 <= loaded.rows["held"].sum() <= len(loaded) - 2  # else this test shows nothing
+    picks = choose(loaded)
+    assert [kind for kind, _ in picks] == ["worst", "worst", "middle", "middle", "held", "held"]
+    assert len({i for _, i in picks}) == 6
+    assert all(loaded.rows["held"][i] == (kind == "held") for kind, i in picks if kind != "middle")
+
+
+def test_seconds(tmp_path: Path) -> None:
+    run = load_runs([fake_run(tmp_path, exhibits=())])[0]
+    assert run.training_seconds == pytest.approx(0.11 * 299)  # the clock of the steps
+    assert run.evaluation_seconds == pytest.approx(4 * 4.5)  # benign, ES, CA+, CA-: once each
+
+
+def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
+    runs = load_runs([fake_run(tmp_path / "a", "x", exhibits=()), fake_run(tmp_path / "b", "x", exhibits=())])
+    assert [run.label for run in runs] == ["a/x", "b/x"]
