@@ -136,5 +136,5 @@ def seeded(seed: int, *name: Name) -> Iterator[None]:
     For code that offers no generator argument, such as the initialisation of ``torch.nn`` layers.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, *name).initial_seed())
+        torch.default_generator.manual_seed(stream(seed, *name).initial_seed())
         yield

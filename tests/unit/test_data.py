@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 
 import pytest
 import torch
 
-from holdfast.data import DATASETS, DataSplit, Digits, ImageSet, class_disjoint, find
+from holdfast.config import allow, from_plain, to_plain
+from holdfast.data import DATASETS, SAMPLERS, DataSplit, Digits, ImageSet, class_disjoint, find
 from holdfast.errors import DataError, InvalidArgument
 
 
@@ -206,3 +208,16 @@ def test_without_a_folder_the_message_tells_the_flag(name: str) -> None:
 
 def test_find_without_a_folder() -> None:
     assert find(None) == {name: "embedded" if name == "digits" else "not found" for name in DATASETS}
+
+
+def test_sources_and_samplers_survive_plain_data() -> None:
+    values = [
+        *(source() for source in DATASETS.values()),
+        DATASETS["fashion-mnist"]("somewhere", train_per_class=200, test_images=500),
+        DATASETS["omniglot"]("somewhere", size=14, test_alphabets=("Tagalog",)),
+        SAMPLERS["pairs"](8, self_pairs=True),  # type: ignore[call-arg]
+        SAMPLERS["m-per-class"](8, m=4),  # type: ignore[call-arg]
+    ]
+    allowed = allow(*DATASETS.values(), *SAMPLERS.values())
+    for value in values:
+        assert from_plain(json.loads(json.dumps(to_plain(value))), allowed) == value

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from holdfast.config import allow, from_plain, to_plain
 from holdfast.data import Digits, FashionMNIST
 from holdfast.encoders import C2F2, ENCODERS, Encoder, LinearEncoder, SmallCNN, Standardize, load, save
 from holdfast.errors import CorruptFile, InvalidArgument, RunError
@@ -314,6 +315,12 @@ def test_the_table_builds_by_name() -> None:
         value = spec(embedding_dim=7)
         assert dataclasses.replace(value) == value
         assert value.build((1, 8, 8), seed=0).spec.name == name
+
+
+def test_specs_survive_plain_data() -> None:
+    for spec in (*SPECS, C2F2(mean=(0.1, 0.2), std=(0.5,), normalize=False)):
+        plain = json.loads(json.dumps(to_plain(spec)))
+        assert from_plain(plain, allow(*ENCODERS.values())) == spec
 
 
 # against the published code, and on data

@@ -105,17 +105,24 @@ class AdversarialTraining:
         """Yield the one loss of the batch."""
         loss = ctx.learnable["loss"] if "loss" in ctx.learnable else self.loss  # noqa: SIM401, no .get there
         if self.adversary is None:
-            yield self._step(ctx, loss, ctx.encoder(ctx.x), None)
+            yield self._step(ctx, loss, ctx.encoder(ctx.x))
         elif self.adversary.moves == "x":
-            yield self._step(ctx, loss, ctx.encoder(self._move_rows(ctx)), None)
+            yield self._step(ctx, loss, ctx.encoder(self._move_rows(ctx)))
         else:
             yield from self._triplet_losses(ctx, loss)
 
-    def _step(self, ctx: Context, loss: Callable[..., Tensor], z: Tensor, triplets: Triplets | None) -> Step:
+    def _mine(self, z: Tensor, ctx: Context) -> Triplets:
+        """Mine with the miner of this moment: a gradual one changes with progress."""
+        assert self.miner is not None  # checked when the value was built
+        at = getattr(self.miner, "at", None)
+        miner: Miner = self.miner if at is None else at(ctx.progress)
+        return miner(z, ctx.y, ctx.distance, ctx.generator)
+
+    def _step(self, ctx: Context, loss: Callable[..., Tensor], z: Tensor) -> Step:
         """Make the step of a batch whose rows all go through the loss."""
         logs: dict[str, float] = {}
         if self.miner is not None:
-            rows = triplets or self.miner(z.detach(), ctx.y, ctx.distance, ctx.generator)
+            rows = self._mine(z.detach(), ctx)
             roles = Roles(*(z[role] for role in rows))
             value = loss(roles, ctx.distance).mean()
             logs["hardness"] = float(hardness(roles, ctx.distance).detach().mean())
@@ -141,9 +148,8 @@ class AdversarialTraining:
 
     def _triplet_losses(self, ctx: Context, loss: Callable[..., Tensor]) -> Iterator[Step]:
         adversary, search, threat = self._parts()
-        assert self.miner is not None  # checked when the value was built
         clean_z = self._clean(ctx)
-        rows = self.miner(clean_z, ctx.y, ctx.distance, ctx.generator)
+        rows = self._mine(clean_z, ctx)
         clean = Roles(*(clean_z[role] for role in rows))
         target = adversary.target(clean_z, ctx.y, rows, ctx)
         moving = [ROLES.index(role) for role in adversary.moves]

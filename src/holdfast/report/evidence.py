@@ -74,7 +74,7 @@ def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
     return figure(
         title,
         plots.paired_bars(groups, title, "recall"),
-        "Each bar is the share of queries whose first result is right; the black line is the 95 % interval. "
+        "Each bar is the share of queries whose first result is right; the thin line is the 95 % interval. "
         f"The longer the lower bar, the safer. Attacked with {budget(*at)}; only this strength is shown.",
         data_table(
             ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
@@ -153,7 +153,7 @@ def _finding(run: RunFolder, item: Item) -> str:
     """Return in one line what hurt most among the quantities of a chart."""
     after = quantity(item.metric, item.attacked["value"])
     if item.metric == "shift":
-        return f"{item.attack} moves the embeddings of {run.label} furthest, by {after}"
+        return f"{item.attack} moves the embeddings of {run.label} by {after} on average"
     what = metric_title(item.metric)
     if item.metric.startswith("recall@"):
         what = f"the share of queries with the {what}"

@@ -37,6 +37,7 @@ _STYLE: dict[str, Any] = {
     "axes.linewidth": 0.7,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
 }
+_FONT = re.compile(r"font-family: [^;]*;? ?")
 _SIZE = re.compile(r"([\d.]+)pt")
 
 
@@ -70,7 +71,7 @@ def _svg(figure: Figure, label: str, prefix: str) -> str:
                 key, value = "href", value.replace("#", f"#{prefix}-", 1)
             for drawn, page in _PAGE.items():
                 value = value.replace(drawn, page)
-            value = value.replace("'DejaVu Sans', ", "") if key == "style" else value
+            value = _FONT.sub("", value) if key == "style" else value  # the page's own
             node.set(key, value)
     width = _SIZE.match(root.get("width", "1pt"))
     root.set("style", f"width:{float(width.group(1)) if width else 1:.0f}pt")
@@ -120,7 +121,7 @@ def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str)
         axes.set_ylim(len(groups) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlim(0, 122)
+        axes.set_xlim(0, 126)
         axes.set_xticks(range(0, 101, 20))
         axes.spines["bottom"].set_bounds(0, 100)
         axes.set_xlabel("queries whose first result is right (%)")

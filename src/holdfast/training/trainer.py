@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..config import to_plain
 from ..data import DataSplit
 from ..encoders import Encoder
-from ..errors import RunError
+from ..errors import InvalidArgument, RunError
 from ..evaluation import embed
 from ..functional.ranking import retrieval_scores
 from ..rng import seeded, stream
@@ -188,8 +188,13 @@ class _Job:
         self.engine.modules.train()
         losses = self.run.defense.losses(context)
         while True:
-            with self.engine.autocast():
-                step = next(losses, None)
+            try:
+                with self.engine.autocast():
+                    step = next(losses, None)
+            except InvalidArgument as error:
+                if all(bool(p.isfinite().all()) for p in self.engine.modules.parameters()):
+                    raise
+                raise RunError(self._not_finite(progress)) from error
             if step is None:
                 return logs
             if not math.isfinite(float(step.loss.detach())):
@@ -202,7 +207,7 @@ class _Job:
             f"the last checkpoint is {self.path}" if self.path and self.path.exists() else "no checkpoint yet"
         )
         return (
-            f"loss is NaN or infinite at step {progress.step} (epoch {progress.epoch}); {kept}. "
+            f"loss or weights are NaN or infinite at step {progress.step} (epoch {progress.epoch}); {kept}. "
             "Try a smaller learning rate (--set optimizer.lr=...) or radius (--eps)."
         )
 
