@@ -20,12 +20,13 @@ from holdfast.report.load import load_runs
 from holdfast.results import append, make
 
 EPS = 0.2
+DIGITS = load_digits()
 HOSTILE = "<script>alert(1)</script>\"'&$x^2$ ünï 日本 \u202e"
 
 
 def fake_exhibit(path: Path, strength: float, names: list[str], size: int = 0) -> None:
     """Digits moved towards the nearest image of another class, with their true pixel-space neighbours."""
-    digits = load_digits()
+    digits = DIGITS
     x = (digits.images / 16).astype(np.float32).reshape(len(digits.images), -1)
     y = digits.target
     ids = np.arange(0, 360, 15)
@@ -75,7 +76,11 @@ def fake_run(
     usual = {"type": "Run", "seed": 0, "defense": {"type": "AdversarialTraining", "search": {"steps": 32}}}
     machine = {"python": "3.11.2", "torch": "2.13.0", "threads": 2, "device": "cpu"}
     info = {"schema": 1, "name": "hm-ics", "version": "0.1.0", "run": settings, "defaults": usual}
-    info |= {"command": f"holdfast train hm-ics --out {name}", "machine": machine, "data_fingerprint": "5f1c"}
+    info |= {
+        "command": f"holdfast train hm-ics --out {name}",
+        "machine": machine,
+        "data_fingerprint": {"train": "a0", "test": "5f1c"},
+    }
     write_json(run / "run.json", info)
     rng = np.random.default_rng(len(name))
     steps = [
@@ -85,7 +90,14 @@ def fake_run(
         for i in range(300)
     ]
     epochs = [
-        {"kind": "epoch", "epoch": e, "step": 60 * e + 59, "epochs": 5, "loss": 0.4 / (e + 1), "seconds": 6.6}
+        {
+            "kind": "epoch",
+            "epoch": e,
+            "step": 60 * e + 59,
+            "epochs": 5,
+            "loss": 0.4 / (e + 1),
+            "seconds": 6.6 * (e + 1),
+        }
         | {"recall@1": clean - 0.2 / (e + 1) ** 2}
         for e in range(5)
     ]
@@ -98,7 +110,7 @@ def fake_run(
             if metric != "shift"
             else [value * 0.9, value * 1.1]
         )
-        eps = EPS if state == "attacked" else 0.0
+        eps = 0.0 if attack == "none" else EPS
         fields: dict[str, Any] = {"run": name, "metric": metric, "value": value, "n": 360, "ci": ci}
         fields |= {"attack": attack, "state": state, "eps": eps, "alpha": 0.02, "steps": 32, "seconds": 4.5}
         return make(
@@ -329,6 +341,7 @@ def test_runs_without_an_attack_beside_attacked_ones(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path, "new", attacked=None, hard=False), fake_run(tmp_path, "old", attacked=0.3)]
     text, page = report(runs, tmp_path / "r.html")
     assert "Not measured with this attack: new." in page.text
+    assert "come first for 70 of 100 queries of old" in words(page)
     assert "attacked: not measured" in page.text
     assert "–" in "".join(re.findall("<td>(.*?)</td>", text))
 
@@ -407,7 +420,7 @@ def test_the_examples_are_a_mix_without_repetition(tmp_path: Path) -> None:
 
 def test_seconds(tmp_path: Path) -> None:
     run = load_runs([fake_run(tmp_path, exhibits=())])[0]
-    assert run.training_seconds == pytest.approx(0.11 * 299)  # the clock of the steps
+    assert run.training_seconds == pytest.approx(6.6 * 5)  # the clock of the last line
     assert run.evaluation_seconds == pytest.approx(4 * 4.5)  # benign, ES, CA+, CA-: once each
 
 

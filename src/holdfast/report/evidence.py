@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from ..results import Record
 from . import plots
-from .facts import Headline, Item, Strength, bounds, items
+from .facts import Headline, Item, Strength, bounds, items, method
 from .images import strips
 from .load import RunFolder
 from .parts import data_table, figure, missing
 from .words import (
     ATTACKS,
     attack_title,
-    budget,
     esc,
     interval,
     is_share,
@@ -30,7 +29,7 @@ def show(runs: Sequence[RunFolder]) -> str:
         "<p>The change is drawn on grey: grey is no change, black and white are the largest change allowed. "
         "A green edge and ✓ mark a gallery image of the right class, a red dashed edge and ✗ a wrong one; "
         "the number beneath is its distance. The examples were picked for what they show (worst, middle, "
-        "held); they are not a fair sample.</p>"
+        "held), as far as possible from queries that were right before; they are not a fair sample.</p>"
     ]
     for run in runs:
         parts.append(f"<h3>{esc(run.label)}</h3>")
@@ -75,7 +74,8 @@ def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
         title,
         plots.paired_bars(groups, title, "recall"),
         "Each bar is the share of queries whose first result is right; the thin line is the 95 % interval. "
-        f"The longer the lower bar, the safer. Attacked with {budget(*at)}; only this strength is shown.",
+        f"The longer the lower bar, the safer. {method([line.run for line in lines], at)} Only this strength "
+        "is shown.",
         data_table(
             ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
         ),
@@ -126,7 +126,7 @@ def weak(runs: Sequence[RunFolder], at: Strength | None) -> str:
                 title,
                 plots.dot_plot(groups, f"value ({unit})", 100.0 if shares else None, title, f"dots-{name}"),
                 "Open blue dot: before the attack. Full orange dot: after it. The longer the line, the more "
-                f"the attack achieved. Sorted by the largest loss. Attacked with {budget(*at)}.",
+                f"the attack achieved. Sorted by the largest loss. {method(runs, at)}",
                 data_table(["quantity", "run", *_HEAD], rows),
             )
         )

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..results import Record
 from .load import RunFolder
+from .words import budget, join
 
 HEADLINE = "recall@1"
 
@@ -61,7 +62,11 @@ def benign(run: RunFolder) -> dict[str, Record]:
 def items(run: RunFolder, at: Strength | None) -> list[Item]:
     """Return what each attack at one strength did to each quantity, in the order of the records."""
     clean = benign(run)
-    before = {(r["attack"], r["metric"]): r for r in run.records if r["state"] == "clean"}
+    before = {
+        (r["attack"], r["metric"]): r
+        for r in run.records
+        if r["state"] == "clean" and at is not None and (r["eps"] == 0 or (r["norm"], r["eps"]) == at)
+    }
     after: dict[tuple[str, str], Record] = {
         (r["attack"], r["metric"]): r
         for r in run.records
@@ -87,6 +92,20 @@ def headlines(runs: Sequence[RunFolder], at: Strength | None) -> list[Headline]:
     return lines
 
 
+def _test_data(run: RunFolder) -> str:
+    """Return the hash of the images that a run was measured on; empty if it was not stored."""
+    stored = run.info.get("data_fingerprint") or ""
+    return str(stored.get("test", "") if isinstance(stored, dict) else stored)
+
+
+def method(runs: Sequence[RunFolder], at: Strength | None) -> str:
+    """Return in words what the attacks at one strength were allowed: size of the change and steps."""
+    steps = sorted({i.attacked["steps"] for run in runs for i in items(run, at)})
+    if at is None or not steps:
+        return ""
+    return f"Attacked with {budget(*at)}, in {join([str(s) for s in steps])} steps."
+
+
 def unlike(lines: Sequence[Headline]) -> list[str]:
     """Return why runs may not be compared: measured on other data, or attacked in another way."""
     reasons = []
@@ -94,9 +113,7 @@ def unlike(lines: Sequence[Headline]) -> list[str]:
     for field, words in (("dataset", "other data sets"), ("protocol", "other protocols")):
         if len({dict(r)[field] for _, r in both if r}) > 1:
             reasons.append(f"the runs were measured on {words}")
-    prints = {
-        str(line.run.info["data_fingerprint"]) for line in lines if line.run.info.get("data_fingerprint")
-    }
+    prints = {_test_data(line.run) for line in lines} - {""}
     if len(prints) > 1 and not reasons:
         reasons.append("the data of the runs differ")
     attacked = [line.attacked for line in lines if line.attacked]

@@ -41,10 +41,13 @@ def _hardness(run: RunFolder, index: int) -> str | None:
     points, target = _points(run.steps, "hardness"), _points(run.steps, "target")
     if not points:
         return None
-    title = f"Attacked hardness went from {number(_mean(points[:10]))} to {number(_mean(points[-10:]))}"
+    title = f"Hardness went from {number(_mean(points[:10]))} to {number(_mean(points[-10:]))}"
     label = "hardness (distance)"
     svg = plots.curve(points, label, title, f"hard-{index}", target=target, attacked=True)
-    caption = "Hardness of the attacked triplets: distance to the right image less distance to the wrong one."
+    caption = (
+        "Distance to the right image less distance to the wrong one, mean over the triplets of a step, "
+        "as training saw them (attacked, if it attacks)."
+    )
     dashed = " Dashed: what the attack aimed at." if target else ""
     return figure(title, svg, caption + dashed, _summary("hardness", points))
 
@@ -55,12 +58,15 @@ def _recall(run: RunFolder, index: int) -> str | None:
         return None
     best, last = max(v for _, v in points), points[-1][1]
     fell = f"; its best was {best:.1f} %" if best > last else ""
-    title = f"Recall@1 ended at {last:.1f} %{fell}"
+    title = f"Recall@1 in training ended at {last:.1f} %{fell}"
     svg = plots.curve(points, "recall@1 (%)", title, f"fit-{index}", limits=(0, 102))
     keys = ("step", "loss", "recall@1", "seconds")
     rows = [[line.get("epoch", "–"), *(_cell(line, key) for key in keys)] for line in run.epochs]
     table = data_table(["epoch", *keys], rows)
-    return figure(title, svg, "Queries right without an attack, after each epoch.", table)
+    caption = (
+        "Share of sampled training images whose nearest other one is right, after each epoch; no attack."
+    )
+    return figure(title, svg, caption, table)
 
 
 def _summary(name: str, points: Sequence[tuple[float, float]], most: int = 12) -> str:
@@ -114,9 +120,8 @@ def again(runs: Sequence[RunFolder]) -> str:
         facts = {
             "recipe": info.get("name"),
             "holdfast": info.get("version"),
-            "data": info.get("data_fingerprint"),
         }
-        facts |= _flat(info.get("machine", {}))
+        facts |= _flat({"data": info.get("data_fingerprint") or ""}) | _flat(info.get("machine", {}))
         facts |= {"training": duration(run.training_seconds), "evaluation": duration(run.evaluation_seconds)}
         pairs = "".join(
             f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in facts.items() if v not in (None, "")

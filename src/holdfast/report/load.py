@@ -7,7 +7,6 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,13 +58,9 @@ class RunFolder:
 
     @property
     def training_seconds(self) -> float | None:
-        """Seconds of training: the clock of the log if it runs on, else the sum of the epochs."""
-        clock = [number(line, "seconds") for line in self.steps]
-        seconds = [s for s in clock if s is not None]
-        if len(seconds) > 2 and all(a <= b for a, b in pairwise(seconds)):
-            return max([seconds[-1], *filter(None, (number(line, "seconds") for line in self.epochs[-1:]))])
-        each = [s for s in (number(line, "seconds") for line in self.epochs) if s is not None]
-        return sum(each) if each else (sum(seconds) if seconds else None)
+        """Seconds of training: what the clock of the log showed last, validation not included."""
+        shown = [number(line, "seconds") for line in (*self.steps, *self.epochs)]
+        return max((seconds for seconds in shown if seconds is not None), default=None)
 
     @property
     def evaluation_seconds(self) -> float | None:

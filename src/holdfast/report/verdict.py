@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..results import Record
-from .facts import Headline, Strength, advice, benign, bounds, headlines, items, unlike
+from .facts import Headline, Strength, advice, benign, bounds, headlines, items, method, unlike
 from .load import RunFolder
 from .parts import missing
 from .words import (
@@ -34,7 +34,7 @@ def safe(lines: Sequence[Headline], at: Strength | None) -> str:
     if at is None or not attacked:
         text = missing("No run was attacked yet, so nothing can be said about its safety.")
     else:
-        text = f'<p class="answer">{_sentence(attacked, at)}</p>'
+        text = f'<p class="answer">{_sentence(attacked, at, named=len(lines) > 1)}</p>'
         rest = [line.run.label for line in lines if not line.attacked]
         if rest:
             text += missing(f"Not measured with this attack: {join(rest)}.")
@@ -57,7 +57,7 @@ def safe(lines: Sequence[Headline], at: Strength | None) -> str:
     return f'{text}{badge}<div class="cards">{cards}</div>{chosen}'
 
 
-def _sentence(lines: Sequence[Headline], at: Strength) -> str:
+def _sentence(lines: Sequence[Headline], at: Strength, *, named: bool) -> str:
     """Return the answer in one sentence, and what happens without an attacker in another."""
     wrong, before = [], []
     for line in lines:
@@ -66,11 +66,9 @@ def _sentence(lines: Sequence[Headline], at: Strength) -> str:
         span = f"{100 * (1 - high):.0f} to {100 * (1 - low):.0f}" if line.attacked["ci"] else "no interval"
         wrong.append((esc(line.run.label), of_100(1 - line.attacked["value"]), span))
         if line.clean:
-            before.append(
-                f"{of_100(1 - line.clean['value'])}" + (f" ({esc(line.run.label)})" * (len(lines) > 1))
-            )
+            before.append(f"{of_100(1 - line.clean['value'])}" + (f" ({esc(line.run.label)})" * named))
     name, count, span = wrong[0]
-    noun = f" of <b>{name}</b>" if len(wrong) > 1 else ""
+    noun = f" of <b>{name}</b>" if named else ""
     interval_95 = "no interval" if span == "no interval" else f"95{THIN}% interval {span}"
     first = (
         f"With {esc(budget(*at))}, an attacker makes a wrong image come first for <b>{count} of 100</b> "
@@ -119,14 +117,13 @@ def compare(runs: Sequence[RunFolder], at: Strength | None) -> str:
         where = "no attack" if attack == "none" else f"under {attack}"
         name = f"{esc(metric_title(metric))} <small>{esc(metric)}, {esc(where)} {arrow}</small>"
         body.append(f'<tr><th scope="row">{name}</th>{"".join(_compared(found))}</tr>')
-    under = f" Attacked with {budget(*at)}." if at else ""
     more = "".join(missing(f"Read with care: {why}.") for why in unlike(headlines(runs, at)))
     best = (
         "Bold: the best. Grey with ≈: the interval overlaps with that of the best. " if len(runs) > 1 else ""
     )
     note = (
         f"↑ higher is better, ↓ lower is better; beneath each value its 95{THIN}% interval. "
-        f"{best}– not measured.{under}"
+        f"{best}– not measured. {method(runs, at)}"
     )
     return (
         f'{more}<div class="scroll"><table class="compare"><thead><tr><th scope="col">metric</th>{head}</tr>'

@@ -35,6 +35,7 @@ METRICS: Mapping[str, str] = {
     "shift": "distance that the embedding moved",
     "map": "mean average precision",
     "map@r": "mean average precision at R",
+    "map@10": "mean average precision at 10",
     "nmi": "agreement of clusters and classes (NMI)",
     "tma": "cosine with the chosen image",
 }

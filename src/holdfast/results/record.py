@@ -19,7 +19,7 @@ from ..errors import CorruptFile, InvalidArgument, RunError
 from ..files import append_lines, read_lines
 
 SCHEMA = 1
-_SHARE = re.compile(r"(recall|precision|retain)@\d+|map|map@r|nmi|rank")
+_SHARE = re.compile(r"(recall|precision|retain)@\d+|map|map@(r|\d+)|nmi|rank")
 
 
 class Record(TypedDict):

@@ -1,0 +1,60 @@
+"""``holdfast train``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import config
+from ..recipes import recipe
+from ..runs import train_run
+from .options import changed, use_threads
+from .output import live, print_json, print_text
+
+Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/RECIPE.")]
+
+
+def train_command(
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="plain, est, act, hm, hm-ics, or package.module:function.")
+    ],
+    data: Annotated[str | None, typer.Option(help="Data set; see `holdfast list datasets`.")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Folder with the data set's files.")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder; see `holdfast list encoders`.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius in input units, such as 8/255.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of the training search.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Pairs in a batch.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Names all random streams.")] = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; small images train fastest with 1.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change any setting; repeat.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the settings and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+) -> None:
+    """Train an encoder by a recipe into a run folder."""
+    use_threads(threads)
+    base = recipe(name, data, data_dir)
+    flags = {"encoder": encoder, "eps": eps, "steps": steps, "epochs": epochs, "batch": batch, "seed": seed}
+    run = changed(base, {**flags, "device": device, "precision": precision}, sets or [])
+    if show:
+        print_json(config.to_plain(run)) if as_json else print_text(config.describe(run))
+        return
+    folder = out or Path("runs") / run.name
+    with live(quiet=as_json) as progress:
+        opened = train_run(
+            run, folder, resume=resume, defaults=base, on_line=lambda line: progress.training(run.name, line)
+        )
+    if as_json:
+        print_json({"run": str(opened.path), "encoder": str(opened.path / "encoder.safetensors")})
+    else:
+        print_text(f"trained {run.name} into {opened.path}; next: holdfast evaluate {opened.path}")
