@@ -14,6 +14,9 @@ import numpy as np
 
 from .errors import CorruptFile
 
+_UMASK = os.umask(0)  # can only be read by setting it
+os.umask(_UMASK)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -26,6 +29,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_UMASK)
         with temporary.open("rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)

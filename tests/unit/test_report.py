@@ -29,7 +29,7 @@ def fake_exhibit(path: Path, strength: float, names: list[str], size: int = 0) -
     digits = DIGITS
     x = (digits.images / 16).astype(np.float32).reshape(len(digits.images), -1)
     y = digits.target
-    ids = np.arange(0, 360, 15)
+    ids = np.arange(0, 360, 60 if size else 15)
     attacked, found = [], {"before": [], "after": []}
     for i in ids:
         d = np.linalg.norm(x - x[i], axis=1)

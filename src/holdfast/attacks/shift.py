@@ -23,8 +23,8 @@ class EmbeddingShift:
 
     References
     ----------
-    Zhou et al., *Adversarial Ranking Attack and Defense*, ECCV 2020, section 3.3; the measures are items 6 and
-    7 of the empirical robustness score.
+    Zhou et al., *Adversarial Ranking Attack and Defense*, ECCV 2020, section 3.3; the two measures
+    are items of the empirical robustness score.
     """
 
     def target(self, task: RetrievalTask, generator: Randomness = None) -> None:

@@ -23,7 +23,6 @@ from ..miners import MINERS
 from ..recipes import RECIPES, recipe
 from .output import print_json, print_table
 
-
 TABLES: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "defenses": lambda: {name: recipe(name).defense for name in RECIPES},
     "attacks": lambda: ATTACKS,
