@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,11 @@ from .errors import CorruptFile
 
 _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
+
+UNREADABLE = (
+    ValueError, TypeError, AttributeError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+"""What NumPy and zipfile raise for torn archives, flipped bits, single arrays, pickles and encrypted members."""
 
 
 @contextmanager
@@ -54,9 +60,13 @@ def read_json(path: str | Path) -> Any:
     Raises
     ------
     CorruptFile
-        If the file is not valid JSON; names the byte.
+        If the file is not valid JSON in UTF-8; names the byte.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    data = Path(path).read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFile(path, error.start, f"not UTF-8: {error.reason}") from error
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -78,11 +88,12 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     CorruptFile
         If the file is no whole archive of plain arrays.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, AttributeError) as error:
-        raise CorruptFile(path, None, f"need an .npz archive of plain arrays ({error})") from error
+    with Path(path).open("rb") as handle:  # a missing file stays a FileNotFoundError
+        try:
+            with np.load(handle, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except UNREADABLE as error:
+            raise CorruptFile(path, None, f"need an .npz archive of plain arrays ({error})") from error
 
 
 def append_lines(path: str | Path, values: Iterable[dict[str, Any]]) -> None:
@@ -120,8 +131,8 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
             try:
                 value = json.loads(line)
             except (json.JSONDecodeError, UnicodeDecodeError):
-                value = None  # the torn tail of a killed writer
-            if value is not None:
+                value = {}  # the torn tail of a killed writer
+            else:
                 if not isinstance(value, dict):
                     raise CorruptFile(
                         path, offset, f"need a JSON object on each line, got {type(value).__name__}"

@@ -65,9 +65,10 @@ Randomness = torch.Generator | RowStreams | None
 
 
 def _per_row(shape: tuple[int, ...], generator: RowStreams) -> int:
-    if not shape or shape[0] % max(len(generator), 1):
-        raise InvalidArgument("generator", f"streams that divide the {shape[:1]} rows", len(generator))
-    return shape[0] // max(len(generator), 1)
+    rows, streams = shape[0] if shape else 1, len(generator)
+    if rows % streams if streams else rows:
+        raise InvalidArgument("generator", f"streams whose number divides the {rows} rows", streams)
+    return rows // max(streams, 1)
 
 
 def uniform(like: Tensor, generator: Randomness) -> Tensor:

@@ -427,3 +427,9 @@ def test_seconds(tmp_path: Path) -> None:
 def test_equal_folder_names_are_told_apart(tmp_path: Path) -> None:
     runs = load_runs([fake_run(tmp_path / "a", "x", exhibits=()), fake_run(tmp_path / "b", "x", exhibits=())])
     assert [run.label for run in runs] == ["a/x", "b/x"]
+
+
+def test_dollar_signs_are_no_mathematics(tmp_path: Path) -> None:
+    text, _ = report([fake_run(tmp_path, "a$x^2$b", exhibits=())], tmp_path / "r.html")
+    labels = re.findall(r"<text[^>]*>([^<]*)</text>", text)
+    assert labels.count("a$x^2$b") == 1 + 3 + 1  # bars, three shares, one distance

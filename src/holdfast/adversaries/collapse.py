@@ -20,7 +20,7 @@ class Collapse(Adversary[TripletView]):
 
     References
     ----------
-    Zhou et al., *Adversarial Attack and Defense in Deep Ranking*, TPAMI 2024: the anti-collapse triplet (ACT).
+    Zhou et al., *Adversarial Attack and Defense in Deep Ranking*, TPAMI 2024: anti-collapse triplets (ACT).
     """
 
     moves: str = "pn"

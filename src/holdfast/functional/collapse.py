@@ -48,6 +48,6 @@ def collapseness(d_ap: Tensor, d_an: Tensor, sharpness: float = 10.0) -> Tensor:
 
     References
     ----------
-    Tian, Baydoun and Gross, *Collapse-Aware Triplet Decoupling*, ICML 2024.
+    Tian et al., *Collapse-Aware Triplet Decoupling for Adversarially Robust Image Retrieval*, ICML 2024.
     """
     return sharp_mean(d_ap, sharpness) - sharp_mean(d_an, sharpness)

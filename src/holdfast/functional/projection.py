@@ -6,10 +6,16 @@ import torch
 from torch import Tensor
 
 
-def _norms(x: Tensor) -> Tensor:
-    """(n, *s) -> (n, 1, ..., 1) Euclidean norms of rows."""
-    flat: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), dim=1)
-    return flat.reshape(-1, *[1] * (x.ndim - 1))
+def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split (n, *s) rows into ``x = scale * y`` with max |y| = 1; returns y, and |y| and scale (n, 1, ..., 1).
+
+    Squares of tiny or huge numbers would leave the range of float32 otherwise. Zero rows have y = 0, scale 1.
+    """
+    shape = (-1, *[1] * (x.ndim - 1))
+    largest = x.reshape(len(x), -1).abs().amax(1)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest)).reshape(shape)
+    y = x / scale
+    return y, torch.linalg.vector_norm(y.reshape(len(x), -1), dim=1).reshape(shape), scale
 
 
 def linf_ball(x: Tensor, centre: Tensor, radius: float) -> Tensor:
@@ -26,9 +32,8 @@ def l2_ball(x: Tensor, centre: Tensor, radius: float) -> Tensor:
     >>> l2_ball(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), 1.0)
     tensor([[0.6000, 0.8000]])
     """
-    delta = x - centre
-    norm = _norms(delta).clamp_min(torch.finfo(x.dtype).tiny)
-    return centre + delta * (radius / norm).clamp_max(1.0)
+    y, norm, scale = _scaled(x - centre)
+    return torch.where(norm * scale > radius, centre + y / norm.clamp_min(1) * radius, x)
 
 
 def box(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
@@ -38,7 +43,8 @@ def box(x: Tensor, bounds: tuple[float, float] | None) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """Scale (n, *s) rows to Euclidean norm 1; zero rows stay zero."""
-    return x / _norms(x).clamp_min(torch.finfo(x.dtype).tiny)
+    y, norm, _ = _scaled(x)
+    return y / norm.clamp_min(1)  # 1 <= |y| unless the row is zero
 
 
 def psd_cone(m: Tensor) -> Tensor:

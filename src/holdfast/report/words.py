@@ -51,7 +51,7 @@ def plain(text: object) -> str:
 
 def esc(text: object) -> str:
     """Return text that is safe in HTML and inside quoted attributes."""
-    return html.escape(plain(text), quote=False)
+    return html.escape(plain(text), quote=True)
 
 
 def short(text: object, most: int = 26) -> str:

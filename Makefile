@@ -1,0 +1,53 @@
+# Everything needs only Python 3.11+ and make; the environment lives in .venv and is reused.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+INPUTS := pyproject.toml constraints.txt
+
+.PHONY: demo test test-slow lint bench docs clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.installed                ## train, attack and report on digits; prints where the report is
+	$(BIN)/holdfast quickstart
+
+test: $(VENV)/.installed-test           ## ruff, mypy, the import-layer test and pytest
+	$(MAKE) --no-print-directory lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-slow: $(VENV)/.installed-test      ## minutes of training: the headline over three seeds
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s
+
+bench: $(VENV)/.installed               ## speed ratios, measured side by side in one run
+	$(BIN)/python benchmarks/search.py
+
+docs: $(VENV)/.installed-docs           ## the documentation site, in site/
+	$(BIN)/mkdocs build --quiet --strict
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"need Python 3.11 or newer, {sys.executable} is {v[0]}.{v[1]}; try make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.created $(INPUTS)
+	@echo "installing (once, about a minute) ..."
+	$(PIP) install -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.created $(INPUTS)
+	@echo "installing with test tools (once, about a minute) ..."
+	$(PIP) install -c constraints.txt -e '.[test]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e '.[docs]'
+	touch $@
