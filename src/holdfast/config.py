@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from typing import Any, Literal, TypeVar, Union
 
 from .errors import DataError, HoldfastError, InvalidArgument, UnknownName
 
+SCALARS = (bool, int, float, str, type(None))
 V = TypeVar("V")
 Allowed = Mapping[str, type]
 
@@ -153,26 +155,26 @@ def replace(value: V, path: str, new: Any, allowed: Allowed | None = None) -> V:
     InvalidArgument
         If the text does not fit the field, or the value refuses it.
     """
-    return typing.cast(V, _replace(value, path.split("."), path, new, allowed or {}))
+    return typing.cast(V, _replace(value, path.split("."), path, new, allowed or {}, Any))
 
 
-def _replace(value: Any, names: list[str], path: str, new: Any, allowed: Allowed) -> Any:
+def _replace(value: Any, names: list[str], path: str, new: Any, allowed: Allowed, hint: Any) -> Any:
+    """Walk down ``names``; ``hint`` annotates ``value``, which tells what a tuple holds."""
+    if not names:
+        return _read(new, hint, path, allowed) if isinstance(new, str) else new
     head, rest = names[0], names[1:]
     if isinstance(value, tuple):
-        if not (head.isdigit() and int(head) < len(value)):
-            raise InvalidArgument(path, f"a position from 0 to {len(value) - 1} at {head!r}", head)
+        if not (head.isdecimal() and int(head) < len(value)):
+            raise InvalidArgument(path, f"a position below {len(value)} at {head!r}", head)
         place = int(head)
-        item = _replace(value[place], rest, path, new, allowed) if rest else new
+        item = _replace(value[place], rest, path, new, allowed, _item_hint(hint, place))
         return (*value[:place], item, *value[place + 1 :])
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         raise InvalidArgument(path, f"a path that ends before {head!r}", type(value).__name__)
     known = [f.name for f in dataclasses.fields(value) if f.init]
     if head not in known:
         raise UnknownName(f"{path} (field of {type(value).__name__})", head, known)
-    if rest:
-        item = _replace(getattr(value, head), rest, path, new, allowed)
-    else:
-        item = _read(new, _hints(type(value)).get(head, Any), path, allowed) if isinstance(new, str) else new
+    item = _replace(getattr(value, head), rest, path, new, allowed, _hints(type(value)).get(head, Any))
     try:
         return dataclasses.replace(value, **{head: item})
     except HoldfastError:
@@ -186,17 +188,29 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _item_hint(hint: Any, place: int) -> Any:
+    """Return the annotation of one place of a tuple."""
+    for kind in _kinds(hint):
+        if typing.get_origin(kind) is tuple:
+            items = typing.get_args(kind)
+            return items[0] if items[1:] == (...,) else items[place] if place < len(items) else Any
+    return Any
+
+
 def _read(text: str, hint: Any, path: str, allowed: Allowed) -> Any:
     """Read text for a field; unions are tried in the order none, number, part, text."""
-    origin = typing.get_origin(hint)
-    kinds = typing.get_args(hint) if origin in (Union, types.UnionType) else (hint,)
+    kinds = _kinds(hint)
     stripped = text.strip()
     if type(None) in kinds and stripped.lower() in ("none", "null", ""):
         return None
     for kind in kinds:
         if kind is bool and stripped.lower() in ("true", "false"):
             return stripped.lower() == "true"
-        if kind is int and stripped.lstrip("+-").isdigit():
+        if kind is int and re.fullmatch(r"[+-]?[0-9]+", stripped):
             return int(stripped)
         if kind is float:
             try:
@@ -205,13 +219,11 @@ def _read(text: str, hint: Any, path: str, allowed: Allowed) -> Any:
                 continue
         if typing.get_origin(kind) is Literal and stripped in typing.get_args(kind):
             return stripped
-    if stripped in allowed:
-        return _build(stripped, {}, path, allowed)
-    if stripped[:1] in ("{", "["):
-        try:
-            return from_plain(json.loads(stripped), allowed)
-        except json.JSONDecodeError as error:
-            raise InvalidArgument(path, f"JSON ({error.msg})", text) from None
+    if not all(kind in SCALARS or typing.get_origin(kind) is Literal for kind in kinds):
+        if stripped in allowed:
+            return _fitting(_build(stripped, {}, path, allowed), kinds, path, allowed)
+        if stripped[:1] in ("{", "["):
+            return _fitting(_parse(stripped, path, allowed), kinds, path, allowed)
     if str in kinds or hint is Any:
         return text
     raise InvalidArgument(path, _wanted(kinds, allowed), text)
@@ -222,6 +234,26 @@ def _build(name: str, fields: dict[str, Any], path: str, allowed: Allowed) -> An
         return allowed[name](**fields)
     except TypeError as error:
         raise InvalidArgument(path, f"a JSON object with the fields of {name} ({error})", name) from None
+
+
+def _parse(text: str, path: str, allowed: Allowed) -> Any:
+    try:
+        return from_plain(json.loads(text), allowed)
+    except json.JSONDecodeError as error:
+        raise InvalidArgument(path, f"JSON ({error.msg})", text) from None
+    except (DataError, UnknownName) as error:
+        raise InvalidArgument(path, f"JSON that can be built ({error})", text) from error
+
+
+def _fitting(part: Any, kinds: tuple[Any, ...], path: str, allowed: Allowed) -> Any:
+    """Return the part if the annotation admits it; protocols admit everything, for they check by use."""
+    classes = tuple(typing.get_origin(kind) or kind for kind in kinds)
+    for cls in classes:
+        if cls is Any or not isinstance(cls, type) or getattr(cls, "_is_protocol", False):
+            return part
+    if not isinstance(part, classes):
+        raise InvalidArgument(path, _wanted(kinds, allowed), part)
+    return part
 
 
 def _wanted(kinds: tuple[Any, ...], allowed: Allowed) -> str:

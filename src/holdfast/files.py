@@ -19,9 +19,10 @@ _UMASK = os.umask(0)  # can only be read by setting it
 os.umask(_UMASK)
 
 UNREADABLE = (
-    ValueError, TypeError, AttributeError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error,
+    ValueError, TypeError, AttributeError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
-"""What NumPy and zipfile raise for torn archives, flipped bits, single arrays, pickles and encrypted members."""
+"""What NumPy and zipfile raise for torn archives, flipped bits, single arrays, pickles, encrypted members."""
 
 
 @contextmanager
@@ -125,18 +126,16 @@ def read_lines(path: str | Path) -> list[dict[str, Any]]:
         If a line is complete JSON but not an object.
     """
     values: list[dict[str, Any]] = []
-    offset = 0
+    end = 0
     for line in Path(path).read_bytes().split(b"\n"):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (json.JSONDecodeError, UnicodeDecodeError):
-                value = {}  # the torn tail of a killed writer
-            else:
-                if not isinstance(value, dict):
-                    raise CorruptFile(
-                        path, offset, f"need a JSON object on each line, got {type(value).__name__}"
-                    )
-                values.append(value)
-        offset += len(line) + 1
+        start, end = end, end + len(line) + 1
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            continue  # the torn tail of a killed writer
+        if not isinstance(value, dict):
+            raise CorruptFile(path, start, f"need a JSON object on each line, got {type(value).__name__}")
+        values.append(value)
     return values

@@ -34,7 +34,7 @@ from .results import record
 from .results.record import Record
 from .search import PGD
 from .threat import L2Threat, LinfThreat
-from .training import Adam, Run, pick_device, train
+from .training import Adam, Run, pick_device, preflight, train
 from .types import Search
 
 SCHEMA = 1
@@ -169,7 +169,7 @@ def train_run(
     elif resume:
         raise RunError(f"{folder}: there is no run to go on with")
     split = run.data.load()
-    pick_device(run.device)
+    preflight(run, split)
     if not (folder / "run.json").exists():
         meta = {
             "schema": SCHEMA,

@@ -57,9 +57,9 @@ def attacked(name: str, task: RetrievalTask, batch_size: int = 128, **settings: 
 
 
 def elsewhere(task: RetrievalTask, seed: int = 1) -> Tensor:
-    """Unit embeddings that are not those of the queries."""
+    """Unit embeddings near those of the queries, within the spread of the gallery."""
     noise = torch.randn(task.z.shape, dtype=task.z.dtype, generator=stream(seed, "elsewhere"))
-    return F.normalize(task.z + 0.3 * noise, dim=1)
+    return F.normalize(task.z + 0.3 * task.gallery.z.std(0).mean() * noise, dim=1)
 
 
 def same(a: Any, b: Any) -> bool:

@@ -82,20 +82,24 @@ class CandidateAttack:
     def aimed(self, task: RetrievalTask, rows: Tensor) -> ChosenQueries:
         """Return the target for given gallery rows (n, w)."""
         z = task.gallery.z[rows]  # (n, w, e)
-        flat = task.distance.matrix(z.flatten(0, 1), task.gallery.z)
-        return ChosenQueries(rows, z, flat.reshape(*rows.shape, -1))
+        gallery_d = task.distance.matrix(z.flatten(0, 1), task.gallery.z).reshape(*rows.shape, -1)
+        # A clean candidate ties with itself in the list. Computed the same way as in measure(), the tie is
+        # exact; otherwise rounding, and so the batch size, would decide it.
+        inside = torch.nonzero(task.self_index >= 0).squeeze(1)
+        gallery_d[inside, :, task.self_index[inside]] = self._d(task.z, z, task)[inside]
+        return ChosenQueries(rows, z, gallery_d)
 
-    def _d(self, z: Tensor, target: ChosenQueries, task: RetrievalTask) -> Tensor:
-        """Distances of moved candidates (n, e) to their queries: (n, w)."""
-        n, w, _ = target.z.shape
-        everything = task.distance.matrix(z, target.z.flatten(0, 1)).reshape(n, n, w)
+    def _d(self, z: Tensor, queries: Tensor, task: RetrievalTask) -> Tensor:
+        """Distances of candidates (n, e) to their queries (n, w, e): (n, w)."""
+        n, w, _ = queries.shape
+        everything = task.distance.matrix(z, queries.flatten(0, 1)).reshape(n, n, w)
         return everything.diagonal(dim1=0, dim2=1).T
 
     def gain(self, z: Tensor, target: ChosenQueries, task: RetrievalTask) -> Tensor:
         """Return minus the mean hinge over queries and gallery: (n,), at most 0."""
-        lead = self._d(z, target, task)[..., None] - target.gallery_d  # (n, w, m): > 0 where others lead
+        lead = self._d(z, target.z, task)[..., None] - target.gallery_d  # (n, w, m): > 0 where others lead
         return -torch.relu(lead if self.direction == "up" else -lead).mean((1, 2))
 
     def measure(self, z: Tensor, target: ChosenQueries, task: RetrievalTask) -> dict[str, Tensor]:
         """Return ``rank`` (n,), the mean normalised rank over the queries, in [0, 1]."""
-        return {"rank": fraction_closer(self._d(z, target, task), target.gallery_d).mean(1)}
+        return {"rank": fraction_closer(self._d(z, target.z, task), target.gallery_d).mean(1)}

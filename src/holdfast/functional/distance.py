@@ -130,17 +130,26 @@ class Mahalanobis:
     def from_matrix(cls, m: Tensor, tolerance: float = 1e-8) -> Mahalanobis:
         """Factor a symmetric positive semi-definite M (e, e).
 
+        Parameters
+        ----------
+        m
+            The matrix.
+        tolerance
+            Rounding errors that are forgiven, relative to the largest entry; at least those of an
+            eigenvalue solver in the precision of M, ``4 * e * eps(dtype)``.
+
         Raises
         ------
         InvalidArgument
-            If M is not square, not finite, not symmetric, or has an eigenvalue below
-            ``-tolerance`` times its largest one.
+            If M is not square, not finite, not symmetric, or has an eigenvalue below ``-tolerance`` times
+            its largest entry.
         """
         if m.ndim != 2 or m.shape[0] != m.shape[1]:
             raise InvalidArgument("m", "a square matrix", tuple(m.shape))
         if not bool(torch.isfinite(m).all()):
             raise InvalidArgument("m", "finite numbers", "NaN or infinity")
         scale = float(m.abs().max().clamp_min(torch.finfo(m.dtype).tiny))
+        tolerance = max(tolerance, 4 * len(m) * torch.finfo(m.dtype).eps)
         if float((m - m.T).abs().max()) > tolerance * scale:
             raise InvalidArgument("m", "a symmetric matrix", f"asymmetry {float((m - m.T).abs().max()):.3g}")
         values, vectors = torch.linalg.eigh((m + m.T) / 2)

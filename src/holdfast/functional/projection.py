@@ -7,9 +7,14 @@ from torch import Tensor
 
 
 def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split (n, *s) rows into ``x = scale * y`` with max |y| = 1; returns y, and |y| and scale (n, 1, ..., 1).
+    """Split (n, *s) rows into ``x = scale * y`` with max |y| = 1.
 
-    Squares of tiny or huge numbers would leave the range of float32 otherwise. Zero rows have y = 0, scale 1.
+    Squares of tiny or huge numbers would leave the range of float32 otherwise. Zero rows have scale 1.
+
+    Returns
+    -------
+    tuple of Tensor
+        y like ``x``; its Euclidean norms and the scales, both (n, 1, ..., 1).
     """
     shape = (-1, *[1] * (x.ndim - 1))
     largest = x.reshape(len(x), -1).abs().amax(1)

@@ -90,10 +90,12 @@ def retrieval_scores(
     Raises
     ------
     DataError
-        If the gallery has no row left to rank.
+        If there is no query, or the gallery has no row left to rank.
     """
+    if len(z) == 0:
+        raise DataError("queries: need at least one, got 0")
     if self_index is None:
-        self_index = torch.full_like(y, -1)
+        self_index = torch.full_like(y, -1, dtype=torch.int64)
     if len(gallery_z) < 1 + int((self_index >= 0).any()):
         raise DataError(f"gallery: need at least one row besides the query, got {len(gallery_z)}")
     parts = [
@@ -111,7 +113,7 @@ def _score_chunk(d: Tensor, y: Tensor, gallery_y: Tensor, self_index: Tensor) ->
     total = relevant.sum(1)  # (c,)
     m = relevant.shape[1]
     place = torch.arange(1, m + 1, device=d.device)
-    precision = (relevant.cumsum(1) / place * relevant).to(dtype)  # (c, m): P(i) * rel(i)
+    precision = relevant.cumsum(1).to(dtype) / place * relevant  # (c, m): P(i) * rel(i)
     first = torch.where(total > 0, relevant.int().argmax(1), torch.full_like(total, m))
     inside_r = place[None, :] <= total[:, None]
     safe = total.clamp_min(1)

@@ -63,9 +63,11 @@ def _own(name: str) -> Run:
     module, _, function = name.partition(":")
     try:
         made: Any = getattr(importlib.import_module(module), function)()
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise InvalidArgument(
-            "recipe", f"package.module:function that can be imported ({error})", name
+            "recipe",
+            f"package.module:function that can be imported and called without arguments ({error})",
+            name,
         ) from error
     if not isinstance(made, Run):
         raise InvalidArgument(

@@ -32,11 +32,13 @@ class Autograd:
         x = x.detach().requires_grad_(True)
         with torch.enable_grad():
             value = objective(encoder(x))
-            if not value.requires_grad:
-                raise InvalidArgument(
-                    "encoder", "a differentiable encoder (or a search with NES or SPSA)", "no gradient"
-                )
-            (grad,) = torch.autograd.grad(value.sum(), x)
+            grad = None
+            if value.requires_grad:  # perhaps only through the weights: then the input is unused
+                (grad,) = torch.autograd.grad(value.sum(), x, allow_unused=True)
+        if grad is None:
+            raise InvalidArgument(
+                "encoder", "a differentiable encoder (or a search with NES or SPSA)", "no gradient"
+            )
         return value.detach(), grad
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -70,8 +71,8 @@ class PGD:
             raise InvalidArgument("steps", "an integer >= 0", self.steps)
         if self.restarts < 1:
             raise InvalidArgument("restarts", "an integer >= 1", self.restarts)
-        if not callable(self.alpha) and not self.alpha >= 0:
-            raise InvalidArgument("alpha", "a number >= 0 or a schedule", self.alpha)
+        if not callable(self.alpha) and not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise InvalidArgument("alpha", "a finite number >= 0 or a schedule", self.alpha)
         if self.keep not in ("last", "best"):
             raise InvalidArgument("keep", "'last' or 'best'", self.keep)
 
@@ -96,7 +97,7 @@ class PGD:
         threat
             The allowed set around every row.
         generator
-            For random starts and sampled gradients.
+            For random starts and sampled gradients; ``None`` draws them from PyTorch's global generator.
 
         Returns
         -------
@@ -106,7 +107,8 @@ class PGD:
         Raises
         ------
         InvalidArgument
-            If the objective becomes NaN or infinite, or its groups do not divide the rows.
+            If the objective or its gradient becomes NaN or infinite (such an attack would silently stand
+            still), or the groups do not divide the rows.
         """
         x0 = x0.detach()
         best_x, best_value = x0.clone(), None
@@ -134,6 +136,8 @@ class PGD:
         for step in range(self.steps):
             value, grad = self.gradient(encoder, x, objective, generator)
             _check(value, len(x), step)
+            if not bool(torch.isfinite(grad).all()):
+                raise InvalidArgument("objective", "a finite gradient", f"NaN or infinity at step {step}")
             if self.keep == "best":
                 best_x, best_value = _merge(best_x, best_value, x, value)
             if getattr(self.gradient, "exact", False) and not bool(grad.any()):

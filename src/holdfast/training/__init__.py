@@ -3,6 +3,6 @@
 from .checkpoint import Checkpoint
 from .engine import Adam, Engine, pick_device
 from .run import Run
-from .trainer import TrainResult, train
+from .trainer import TrainResult, preflight, train
 
-__all__ = ["Adam", "Checkpoint", "Engine", "Run", "TrainResult", "pick_device", "train"]
+__all__ = ["Adam", "Checkpoint", "Engine", "Run", "TrainResult", "pick_device", "preflight", "train"]

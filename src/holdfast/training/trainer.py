@@ -58,6 +58,19 @@ def settings_hash(run: Run) -> str:
     return hashlib.sha256(json.dumps(to_plain(run), sort_keys=True).encode()).hexdigest()
 
 
+def preflight(run: Run, data: DataSplit) -> None:
+    """Refuse what cannot be trained, before anything is written.
+
+    Raises
+    ------
+    HoldfastError
+        If the device is not there, the encoder does not fit the images, or the sampler cannot make batches.
+    """
+    pick_device(run.device)
+    run.encoder.build(data.train.shape, run.seed)
+    run.sampler.epoch(data.train.y, stream(run.seed, "sampler", 0))
+
+
 def train(
     run: Run,
     data: DataSplit,
