@@ -1,7 +1,7 @@
 """How near the search loop is to its bare cost: forward and input-gradient passes of the same network.
 
 Both are measured in turn, in one run, and the ratio of each pair is reported; absolute times depend on the
-machine and on what else it does. Usage: ``python benchmarks/search.py [--rounds N] [--out FILE]``.
+machine and on what else it does. A share above 1 means that every gain was saturated and the loop stopped early. Usage: ``python benchmarks/search.py [--rounds N] [--out FILE]``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ def seconds(work: object, *args: object) -> float:
 
 def measure(rounds: int) -> list[dict[str, object]]:
     rows = []
-    for name, spec, shape, n in (("small-cnn", SmallCNN(), (1, 8, 8), 128), ("c2f2", C2F2(), (1, 28, 28), 64)):
+    for name, spec, shape, n in (
+        ("small-cnn", SmallCNN(), (1, 8, 8), 128),
+        ("c2f2", C2F2(), (1, 28, 28), 64),
+    ):
         encoder = spec.build(shape, seed=0).eval()
         generator = torch.Generator().manual_seed(0)
         x = torch.rand(512, *shape, generator=generator)

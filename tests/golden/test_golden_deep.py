@@ -167,7 +167,13 @@ def climb(golden: Golden, attack: Any, target: Any, job: RetrievalTask) -> Tenso
     [
         ("CA+", CandidateAttack(direction="up"), 0.502125, 0.038875, 0.005682730910505165),
         ("CA-", CandidateAttack(direction="down"), 0.01725, 0.4424999985694885, 0.0925729332398852),
-        ("CA+w4", CandidateAttack(direction="up", w=4), 0.5229062492847443, 0.0771250001, 0.02199947146679391),
+        (
+            "CA+w4",
+            CandidateAttack(direction="up", w=4),
+            0.5229062492847443,
+            0.0771250001,
+            0.02199947146679391,
+        ),
     ],
 )
 def test_candidate_attacks(
@@ -191,7 +197,7 @@ def test_candidate_attacks(
         assert pixels_agree(x, theirs) >= 0.995
         assert float((ours_rank - theirs_rank).abs().mean()) <= 1e-4
     else:
-        # The candidate's own clean image is in the list: at the start its hinge is a tie that rounding decides,
+        # The own clean image is in the list: at the start its hinge is a tie that rounding decides,
         # and with several queries single images take another path from there. All others are the same.
         same = ((x - theirs).abs() <= 1e-6).double().mean((1, 2, 3)) >= 0.995
         assert int(same.sum()) >= 37
