@@ -1,7 +1,8 @@
 """How near the search loop is to its bare cost: forward and input-gradient passes of the same network.
 
 Both are measured in turn, in one run, and the ratio of each pair is reported; absolute times depend on the
-machine and on what else it does. A share above 1 means that every gain was saturated and the loop stopped early. Usage: ``python benchmarks/search.py [--rounds N] [--out FILE]``.
+machine and on what else it does. A share above 1 means that every gain was saturated and the loop stopped
+early. Usage: ``python benchmarks/search.py [--rounds N] [--threads N] [--out FILE]``.
 """
 
 from __future__ import annotations
