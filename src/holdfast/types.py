@@ -18,6 +18,22 @@ from .rng import Randomness
 Encoder = Callable[[Tensor], Tensor]
 """Any callable (n, *s) -> (n, e). Inputs lie in [0, 1]; all normalisation lives inside."""
 
+
+class Images(Protocol):
+    """Images behind an index: a tensor (n, c, h, w), or files that are decoded when they are indexed."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the indexed images are."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Tensor:
+        """Return images in [0, 1], shaped like ``rows`` and then (c, h, w)."""
+        ...
+
+
 Objective = Callable[[Tensor], Tensor]
 """(r*g, e) -> (g,): what a search climbs. Row i belongs to group ``i mod g``."""
 
@@ -249,7 +265,8 @@ class RetrievalTask:
     encoder
         The encoder under attack.
     x, y
-        Queries (n, c, h, w) in [0, 1] and their labels (n,).
+        Queries (n, c, h, w) in [0, 1] and their labels (n,). Over a whole test set ``x`` may be any
+        :class:`Images`; :meth:`rows` makes it a tensor.
     z
         Clean embeddings of the queries (n, e).
     gallery

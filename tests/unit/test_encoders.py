@@ -310,9 +310,8 @@ def test_bad_files_are_told(tmp_path: Path) -> None:
 
 def test_the_table_builds_by_name() -> None:
     assert {name: spec.name for name, spec in ENCODERS.items()} == {name: name for name in ENCODERS}
-    assert set(ENCODERS) == {"c2f2", "small-cnn", "linear"}
-    for name, spec in ENCODERS.items():
-        value = spec(embedding_dim=7)
+    for name in ("c2f2", "small-cnn", "linear"):  # the others: test_backbones.py
+        value = ENCODERS[name](embedding_dim=7)
         assert dataclasses.replace(value) == value
         assert value.build((1, 8, 8), seed=0).spec.name == name
 

@@ -50,7 +50,8 @@ def value(name: str, z: Tensor, y: Tensor, distance: PairwiseDistance) -> Tensor
 
 def test_tables_hold_the_public_names() -> None:
     assert list(MINERS) == ["random", "semihard", "softhard", "hard", "distance", "gradual"]
-    assert list(LOSSES) == ["triplet", "contrastive", "margin", "multi-similarity", "proxy-anchor"]
+    first = ["triplet", "contrastive", "margin", "multi-similarity", "proxy-anchor"]
+    assert list(LOSSES) == [*first, "lifted", "n-pair", "snr", "quadruplet"]
 
 
 @pytest.mark.parametrize("entry", [*MINERS.values(), *LOSSES.values(), IntraClassStructure()], ids=str)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..functional.hardness import gradual, hardness, mixed_boundary
 from ..types import Adversary, Context, Miner, Roles, Triplets, TripletView
+from .moves import check_moves
 
 FIRST_LOSS = 2.0
 """The previous loss that the first step assumes: the largest hardness of unit embeddings."""
@@ -94,6 +96,11 @@ class HardnessManipulation(Adversary[TripletView]):
     ----------
     destination
         :class:`Mined`, :class:`Gradual`, :class:`MixedBoundary` or :class:`Fixed`.
+    objective
+        ``"et"``: the published squared hinge; triplets beyond the destination rest. ``"linear"``: that hinge,
+        not squared (with ``Gradual(power=0.5)`` the prototype AMD-semi). ``"l2"``: the square, which
+        also pulls hardness down. ``"kl"``: minus the divergence of hardness values scaled to sum to 1 in
+        absolute value, one value for the batch; the authors report that the last two do not work.
     moves
         ``"apn"``: all three images.
 
@@ -103,15 +110,32 @@ class HardnessManipulation(Adversary[TripletView]):
     """
 
     destination: Destination = field(default_factory=Gradual)
+    objective: Literal["et", "linear", "l2", "kl"] = "et"
     moves: str = "apn"
+
+    def __post_init__(self) -> None:
+        check_moves(self.moves, "apn")
+        if self.objective not in ("et", "linear", "l2", "kl"):
+            raise InvalidArgument("objective", "'et', 'linear', 'l2' or 'kl'", self.objective)
 
     def target(self, z: Tensor, y: Tensor, triplets: Triplets | None, ctx: Context) -> Tensor:
         """Return the destination hardness (t,)."""
-        if triplets is None:
-            raise InvalidArgument("moves", "triplet roles out of 'apn'", self.moves)
+        assert triplets is not None  # moves names triplet roles
         return self.destination(z, y, ctx).expand(len(triplets.anchor))
 
     def gain(self, z: TripletView, ctx: Context) -> Tensor:
-        """Return ``-max(0, H* - H)^2``, (t,), at most 0."""
+        """Return ``-max(0, H* - H)^2`` or the other objective: (t,), or (1,) for ``"kl"``; at most 0."""
         assert z.target is not None  # our own target() ran before
-        return -torch.relu(z.target - hardness(z.now, ctx.distance)).square()
+        h = hardness(z.now, ctx.distance)
+        if self.objective == "l2":
+            return -(z.target - h).square()
+        if self.objective == "kl":
+            return -_divergence(z.target, h)[None]
+        missing = torch.relu(z.target - h)
+        return -(missing.square() if self.objective == "et" else missing)
+
+
+def _divergence(wanted: Tensor, h: Tensor) -> Tensor:
+    """Return KL(wanted || h) of absolute values scaled to sum to 1."""
+    p, q = (F.normalize(v.abs() + 1e-8, p=1, dim=0) for v in (wanted, h))
+    return (p * (p.log() - q.log())).sum()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..functional.hardness import hardness
 from ..types import Adversary, Context, TripletView
+from .moves import check_moves
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,9 @@ class MinMax(Adversary[TripletView]):
     """
 
     moves: str = "apn"
+
+    def __post_init__(self) -> None:
+        check_moves(self.moves, "apn")
 
     def gain(self, z: TripletView, ctx: Context) -> Tensor:
         """Return the hardness (t,)."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..types import Adversary, BatchView, Context
+from ..types import Adversary, BatchView, Context, TripletView
+from .moves import check_moves
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shift(Adversary[BatchView]):
+class Shift(Adversary[Any]):
     """Raise the distance of every embedding from its own clean one.
 
     Attributes
     ----------
     moves
-        ``"x"``: every row of the batch.
+        ``"x"``: every row of the batch (EST). ``"pn"``: positives and negatives only (REST).
 
     Notes
     -----
@@ -31,6 +34,12 @@ class Shift(Adversary[BatchView]):
 
     moves: str = "x"
 
-    def gain(self, z: BatchView, ctx: Context) -> Tensor:
-        """Return the shift (n,)."""
-        return ctx.distance.rowwise(z.now, z.clean)
+    def __post_init__(self) -> None:
+        check_moves(self.moves, "x" if self.moves == "x" else "apn")
+
+    def gain(self, z: BatchView | TripletView, ctx: Context) -> Tensor:
+        """Return the shift (n,), for triplets the sum over the roles that move (t,)."""
+        if isinstance(z, BatchView):
+            return ctx.distance.rowwise(z.now, z.clean)
+        pairs = [(z.now[i], z.clean[i]) for i, role in enumerate("apn") if role in self.moves]
+        return torch.stack([ctx.distance.rowwise(now, clean) for now, clean in pairs]).sum(0)

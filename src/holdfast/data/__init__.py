@@ -7,17 +7,30 @@ from pathlib import Path
 from typing import Any
 
 from .base import DataSource, DataSplit, ImageSet, class_disjoint
+from .cars import Cars196
+from .cub import CUB200
 from .digits import Digits
+from .folder import ImageFolder
 from .idx import read_idx
+from .inshop import InShop
+from .lazy import LazyImages
+from .manifest import Manifest
 from .mnist import MNIST, FashionMNIST
 from .omniglot import Omniglot
 from .sampler import SAMPLERS, MPerClass, PairSampler, Sampler
+from .sop import SOP
 
 DATASETS: Mapping[str, type[Any]] = {
     "digits": Digits,
     "mnist": MNIST,
     "fashion-mnist": FashionMNIST,
     "omniglot": Omniglot,
+    "cub": CUB200,
+    "cars": Cars196,
+    "sop": SOP,
+    "in-shop": InShop,
+    "folder": ImageFolder,
+    "manifest": Manifest,
 }
 """Data sources (frozen dataclasses with ``load() -> DataSplit``) by name."""
 
@@ -44,15 +57,22 @@ def find(root: str | Path | None) -> dict[str, str]:
 
 
 __all__ = [
+    "CUB200",
     "DATASETS",
     "MNIST",
     "SAMPLERS",
+    "SOP",
+    "Cars196",
     "DataSource",
     "DataSplit",
     "Digits",
     "FashionMNIST",
+    "ImageFolder",
     "ImageSet",
+    "InShop",
+    "LazyImages",
     "MPerClass",
+    "Manifest",
     "Omniglot",
     "PairSampler",
     "Sampler",

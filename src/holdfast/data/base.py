@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, InvalidArgument
+from .lazy import LazyImages
 
 Protocols = Literal["closed", "zero-shot"]
 """``closed``: train and test share classes. ``zero-shot``: no class stands on both sides."""
@@ -23,7 +24,7 @@ class ImageSet:
     Parameters
     ----------
     x
-        (n, c, h, w) float32, pixels in [0, 1].
+        (n, c, h, w) float32, pixels in [0, 1]; or files that are decoded when they are indexed.
     y
         (n,) int64 labels. They need not be consecutive.
     name
@@ -45,7 +46,7 @@ class ImageSet:
     ImageSet('toy': 4 images of 1x8x8, 2 classes)
     """
 
-    x: Tensor
+    x: Tensor | LazyImages
     y: Tensor
     name: str
     class_names: tuple[str, ...] = ()
@@ -57,10 +58,10 @@ class ImageSet:
             raise self._error(f"images need 4 dimensions (n, c, h, w), got shape {tuple(x.shape)}")
         if y.ndim != 1 or len(x) != len(y):
             raise self._error(f"need one label for each of the {len(x)} images, got shape {tuple(y.shape)}")
-        if x.numel() == 0:
+        if 0 in x.shape:
             raise self._error(f"need at least one image with at least one pixel, got shape {tuple(x.shape)}")
         if x.dtype != torch.float32:
-            hint = "; divide integer pixels by 255" if not x.is_floating_point() else ""
+            hint = "; divide integer pixels by 255" if not x.dtype.is_floating_point else ""
             raise self._error(f"pixels need dtype torch.float32, got {x.dtype}{hint}")
         if y.dtype != torch.int64:
             raise self._error(f"labels need dtype torch.int64, got {y.dtype}")
@@ -74,6 +75,8 @@ class ImageSet:
             raise self._error(f"label {bad} has no name: {len(self.class_names)} class names are given")
 
     def _check_values(self) -> None:
+        if isinstance(self.x, LazyImages):
+            return  # bytes divided by 255 when they are decoded
         low, high = (float(v) for v in self.x.aminmax())  # NaN and infinity show up in at least one of them
         if not (abs(low) < float("inf") and abs(high) < float("inf")):
             row = int((~self.x.isfinite()).flatten(1).any(1).nonzero()[0, 0])
@@ -120,7 +123,8 @@ class ImageSet:
             raise InvalidArgument("index", f"rows in [0, {len(self)})", [int(rows.min()), int(rows.max())])
         rows = rows.long()
         least = self.min_classes if min_classes is None else min_classes
-        return replace(self, x=self.x[rows], y=self.y[rows], min_classes=least)
+        x = self.x.subset(rows) if isinstance(self.x, LazyImages) else self.x[rows]
+        return replace(self, x=x, y=self.y[rows], min_classes=least)
 
     def of_classes(self, classes: Iterable[int], *, min_classes: int | None = None) -> ImageSet:
         """Return all images of the given classes, in their order here."""
@@ -142,10 +146,17 @@ class ImageSet:
         return self.take(torch.arange(n), min_classes=min_classes)
 
     def fingerprint(self) -> str:
-        """Return the sha256, in hexadecimal, of the bytes of ``x`` and then of ``y``."""
+        """Return the sha256, in hexadecimal, of the bytes of ``x`` and then of ``y``.
+
+        Files are not decoded for it: their names, their sizes in bytes and the sides of resizing and
+        cropping stand for ``x``, so a file that changed without changing its size is not noticed.
+        """
         digest = hashlib.sha256()
+        if isinstance(self.x, LazyImages):
+            digest.update(self.x.listing())
         for part in (self.x, self.y):
-            digest.update(part.detach().cpu().contiguous().numpy().data)
+            if isinstance(part, Tensor):
+                digest.update(part.detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
 

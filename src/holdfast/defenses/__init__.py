@@ -1,5 +1,7 @@
 """How training is hardened: a defense yields losses, the trainer steps on them."""
 
+from .free import FreeTraining
+from .mixture import Mixture
 from .training import AdversarialTraining
 
-__all__ = ["AdversarialTraining"]
+__all__ = ["AdversarialTraining", "FreeTraining", "Mixture"]

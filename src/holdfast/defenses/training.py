@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from ..adversaries import at_moment
 from ..errors import InvalidArgument
 from ..functional.hardness import hardness
 from ..search.modes import frozen
 from ..types import (
-    Adversary,
     BatchLoss,
     BatchView,
     Context,
-    Miner,
     PairwiseDistance,
+    Progress,
     Roles,
-    Search,
     Step,
-    Threat,
     TripletLoss,
-    Triplets,
     TripletView,
 )
 
@@ -32,15 +29,15 @@ ROLES = "apn"
 
 
 class ExtraLoss(Protocol):
-    """A term that sees clean and moved embeddings of the same triplets, such as the structure term."""
+    """A term on clean and moved embeddings of triplets, or (``reads = "batch"``) of all rows."""
 
     @property
     def clean_roles(self) -> str:
         """Which clean embeddings it reads, out of ``"apn"``; only these are computed with gradient."""
         ...
 
-    def __call__(self, z: TripletView, distance: PairwiseDistance) -> Tensor:
-        """Return (t,)."""
+    def __call__(self, z: Any, distance: PairwiseDistance) -> Tensor:
+        """Return one value for each triplet or row, or one for all."""
         ...
 
 
@@ -53,26 +50,33 @@ class AdversarialTraining:
     loss
         A triplet loss (then ``miner`` is needed) or a batch loss.
     miner
-        Chooses the triplets, from clean embeddings; when every row moves, again from the moved ones.
+        Chooses the triplets, from clean embeddings; when every row moves, from the embeddings that the loss
+        reads. Only for a triplet loss.
     adversary
         Who moves and why; ``None`` is plain training.
     search, threat
         How and how far; needed with an adversary.
     extra
-        Further terms on clean and moved triplets, such as
-        :class:`~holdfast.losses.IntraClassStructure`; needs an adversary that moves triplet roles.
+        Further terms on clean and moved embeddings, such as
+        :class:`~holdfast.losses.IntraClassStructure`.
+    on
+        ``"moved"``: the loss reads the moved inputs. ``"clean"``: it reads the clean ones, and only ``extra``
+        sees the moved ones.
 
     Notes
     -----
-    The mean of ``loss`` (without ``extra``) is kept in ``ctx.signal["loss"]`` for gradual adversaries.
+    Miner, adversary, search and threat may be parts that change with progress (they have a method ``at``).
+    The mean of ``loss`` (without ``extra``) is kept in ``ctx.signal["loss"]`` for gradual adversaries. The
+    radius is multiplied by ``ctx.signal["ease"]`` where a collapse guard has set it.
     """
 
     loss: TripletLoss | BatchLoss
-    miner: Miner | None = None
-    adversary: Adversary[Any] | None = None
-    search: Search | None = None
-    threat: Threat | None = None
+    miner: Any = None
+    adversary: Any = None
+    search: Any = None
+    threat: Any = None
     extra: tuple[ExtraLoss, ...] = ()
+    on: Literal["moved", "clean"] = "moved"
 
     def __post_init__(self) -> None:
         reads = getattr(self.loss, "reads", None)
@@ -80,21 +84,35 @@ class AdversarialTraining:
             raise InvalidArgument("loss", "a loss whose attribute reads is 'triplets' or 'batch'", self.loss)
         if reads == "triplets" and self.miner is None:
             raise InvalidArgument("miner", "a miner, because the loss reads triplets", None)
+        if reads == "batch" and self.miner is not None:
+            raise InvalidArgument("miner", "none, because the loss reads a whole batch", self.miner)
+        if self.on not in ("moved", "clean"):
+            raise InvalidArgument("on", "'moved' or 'clean'", self.on)
+        for name, method in _CHANGING.items():
+            part = getattr(self, name)
+            if part is not None and not (hasattr(part, method) or hasattr(part, "at")):
+                raise InvalidArgument(name, f"a {name} (an object with {method}), or None", part)
         if self.adversary is None:
             if self.extra:
                 raise InvalidArgument("extra", "nothing without an adversary", self.extra)
             return
         if self.search is None or self.threat is None:
             raise InvalidArgument("search, threat", "both with an adversary", (self.search, self.threat))
-        moves = self.adversary.moves
+        for adversary in getattr(self.adversary, "parts", (self.adversary,)):  # Alternate has parts
+            self._check_moves(adversary.moves, reads)
+
+    def _check_moves(self, moves: str, reads: str) -> None:
         if moves != "x" and (not moves or set(moves) - set(ROLES) or len(set(moves)) < len(moves)):
             raise InvalidArgument("adversary.moves", "'x' or some of 'apn', each once", moves)
         if moves != "x" and reads != "triplets":
             raise InvalidArgument(
                 "adversary", "one that moves every row ('x'), as the loss reads a batch", moves
             )
-        if moves == "x" and self.extra:
-            raise InvalidArgument("extra", "an adversary that moves triplet roles", moves)
+        for term in self.extra:
+            wants_rows = getattr(term, "reads", "triplets") == "batch"
+            if wants_rows != (moves == "x"):
+                need = "every row ('x')" if wants_rows else "triplet roles"
+                raise InvalidArgument("extra", f"an adversary that moves {need} for {term}", moves)
 
     def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
         """Return the learnable part of the loss, if it has one."""
@@ -104,25 +122,26 @@ class AdversarialTraining:
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield the one loss of the batch."""
         loss = ctx.learnable["loss"] if "loss" in ctx.learnable else self.loss  # noqa: SIM401, no .get there
-        if self.adversary is None:
-            yield self._step(ctx, loss, ctx.encoder(ctx.x))
-        elif self.adversary.moves == "x":
-            yield self._step(ctx, loss, ctx.encoder(self._move_rows(ctx)))
+        now = self.at(ctx.progress, ctx.signal.get("ease", 1.0))
+        if now.adversary is None:
+            yield now._step(ctx, loss, ctx.encoder(ctx.x))
+        elif now.adversary.moves == "x":
+            yield now._row_step(ctx, loss)
         else:
-            yield from self._triplet_losses(ctx, loss)
+            yield now._triplet_step(ctx, loss)
 
-    def _mine(self, z: Tensor, ctx: Context) -> Triplets:
-        """Mine with the miner of this moment: a gradual one changes with progress."""
-        assert self.miner is not None  # checked when the value was built
-        at = getattr(self.miner, "at", None)
-        miner: Miner = self.miner if at is None else at(ctx.progress)
-        return miner(z, ctx.y, ctx.distance, ctx.generator)
+    def at(self, progress: Progress, ease: float = 1.0) -> AdversarialTraining:
+        """Return the defense as it is at a moment, its radius multiplied by ``ease``."""
+        parts = {name: at_moment(getattr(self, name), progress) for name in _CHANGING}
+        if ease != 1.0 and parts["threat"] is not None:
+            parts["threat"] = replace(parts["threat"], eps=parts["threat"].eps * ease)
+        return replace(self, **parts)
 
     def _step(self, ctx: Context, loss: Callable[..., Tensor], z: Tensor) -> Step:
         """Make the step of a batch whose rows all go through the loss."""
         logs: dict[str, float] = {}
         if self.miner is not None:
-            rows = self._mine(z.detach(), ctx)
+            rows = self.miner(z.detach(), ctx.y, ctx.distance, ctx.generator)
             roles = Roles(*(z[role] for role in rows))
             value = loss(roles, ctx.distance).mean()
             logs["hardness"] = float(hardness(roles, ctx.distance).detach().mean())
@@ -136,23 +155,27 @@ class AdversarialTraining:
             z: Tensor = ctx.bare(ctx.x)
         return z
 
-    def _move_rows(self, ctx: Context) -> Tensor:
-        adversary, search, threat = self._parts()
+    def _row_step(self, ctx: Context, loss: Callable[..., Tensor]) -> Step:
         clean = self._clean(ctx)
-        target = adversary.target(clean, ctx.y, None, ctx)
+        target = self.adversary.target(clean, ctx.y, None, ctx)
 
         def objective(z: Tensor) -> Tensor:
-            return adversary.gain(BatchView(z, clean, ctx.y, target), ctx)
+            gain: Tensor = self.adversary.gain(BatchView(z, clean, ctx.y, target), ctx)
+            return gain
 
-        return search(ctx.bare, ctx.x, objective, threat, ctx.generator)
+        moved = self.search(ctx.bare, ctx.x, objective, self.threat, ctx.generator)
+        if not self.extra:
+            return self._step(ctx, loss, ctx.encoder(moved if self.on == "moved" else ctx.x))
+        now, before = ctx.encoder(torch.cat([moved, ctx.x])).chunk(2)
+        step = self._step(ctx, loss, now if self.on == "moved" else before)
+        return self._with_extra(step.loss, BatchView(now, before, ctx.y, target), ctx, step.logs)
 
-    def _triplet_losses(self, ctx: Context, loss: Callable[..., Tensor]) -> Iterator[Step]:
-        adversary, search, threat = self._parts()
+    def _triplet_step(self, ctx: Context, loss: Callable[..., Tensor]) -> Step:
         clean_z = self._clean(ctx)
-        rows = self._mine(clean_z, ctx)
+        rows = self.miner(clean_z, ctx.y, ctx.distance, ctx.generator)
         clean = Roles(*(clean_z[role] for role in rows))
-        target = adversary.target(clean_z, ctx.y, rows, ctx)
-        moving = [ROLES.index(role) for role in adversary.moves]
+        target = self.adversary.target(clean_z, ctx.y, rows, ctx)
+        moving = [ROLES.index(role) for role in self.adversary.moves]
 
         def arrange(z: Tensor, rest: Roles) -> Roles:
             """Put moved embeddings (r*t, e) into their roles beside the resting ones."""
@@ -162,13 +185,14 @@ class AdversarialTraining:
             return Roles(*roles)
 
         def objective(z: Tensor) -> Tensor:
-            return adversary.gain(TripletView(arrange(z, clean), clean, target), ctx)
+            gain: Tensor = self.adversary.gain(TripletView(arrange(z, clean), clean, target), ctx)
+            return gain
 
         x0 = torch.cat([ctx.x[rows[place]] for place in moving])
-        moved = search(ctx.bare, x0, objective, threat, ctx.generator)
+        moved = self.search(ctx.bare, x0, objective, self.threat, ctx.generator)
 
         # One forward pass for all that the loss needs: moved images, then the clean roles that are read.
-        read = {place for place in range(3) if place not in moving}
+        read = set(range(3)) if self.on == "clean" else {place for place in range(3) if place not in moving}
         read |= {ROLES.index(role) for term in self.extra for role in term.clean_roles}
         resting = sorted(read)
         z = ctx.encoder(torch.cat([moved, *(ctx.x[rows[place]] for place in resting)]))
@@ -177,21 +201,23 @@ class AdversarialTraining:
         for place, part in zip(resting, clean_parts, strict=True):
             with_grad[place] = part
         view = TripletView(arrange(now_z, Roles(*with_grad)), Roles(*with_grad), target)
-        value = loss(view.now, ctx.distance).mean()
-        total = value + sum(term(view, ctx.distance).mean() for term in self.extra)
+        value = loss(view.now if self.on == "moved" else view.clean, ctx.distance).mean()
         ctx.signal["loss"] = float(value.detach())
         logs = {
             "loss": ctx.signal["loss"],
-            "total": float(total.detach()),
             "hardness": float(hardness(view.now, ctx.distance).detach().mean()),
             "clean_hardness": float(hardness(clean, ctx.distance).mean()),
         }
         if target is not None:
             logs["target"] = float(target.mean())
-        yield Step(total, logs)
+        return self._with_extra(value, view, ctx, logs)
 
-    def _parts(self) -> tuple[Adversary[Any], Search, Threat]:
-        assert self.adversary is not None  # the three come together, see __post_init__
-        assert self.search is not None
-        assert self.threat is not None
-        return self.adversary, self.search, self.threat
+    def _with_extra(
+        self, value: Tensor, view: TripletView | BatchView, ctx: Context, logs: dict[str, float]
+    ) -> Step:
+        total = value + sum(term(view, ctx.distance).mean() for term in self.extra)
+        return Step(total, {**logs, "total": float(total.detach())})
+
+
+_CHANGING = {"miner": "__call__", "adversary": "gain", "search": "__call__", "threat": "project"}
+"""Parts that may change with progress, and the method by which each is known."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from .cnn import C2F2, SmallCNN
 from .encoder import Encoder, EncoderSpec, Shape, Standardize
+from .lenet import LeNet
 from .linear import LinearEncoder
+from .resnet import ResNet18, ResNet34, ResNet50
 from .storage import load, save
 from .table import ENCODERS
+from .timm import Timm
 
 __all__ = [
     "C2F2",
     "ENCODERS",
     "Encoder",
     "EncoderSpec",
+    "LeNet",
     "LinearEncoder",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
     "Shape",
     "SmallCNN",
     "Standardize",
+    "Timm",
     "load",
     "save",
 ]

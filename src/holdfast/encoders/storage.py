@@ -10,12 +10,12 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from ..errors import CorruptFile, InvalidArgument, RunError, UnknownName
 from ..files import replacing
 from .encoder import Encoder
 from .table import ENCODERS
+from .weights import check_names, check_tensor
 
 SCHEMA = 1
 
@@ -24,7 +24,8 @@ def save(encoder: Encoder, path: str | Path) -> None:
     """Write an encoder to a file, which appears whole or not at all.
 
     The header holds ``{"schema": 1, "spec": {"name": ..., fields}, "shape": [c, h, w]}`` as JSON under the
-    key ``holdfast``.
+    key ``holdfast``. A field ``weights`` of the spec, the file that training started from, is not written:
+    the tensors themselves are here.
 
     Raises
     ------
@@ -35,6 +36,7 @@ def save(encoder: Encoder, path: str | Path) -> None:
     if ENCODERS.get(spec.name) is not type(spec):
         raise InvalidArgument("encoder", f"a spec of {sorted(ENCODERS)}", type(spec).__name__)
     fields = {"name": spec.name, **asdict(cast(Any, spec))}
+    fields.pop("weights", None)
     header = json.dumps({"schema": SCHEMA, "spec": fields, "shape": list(encoder.shape)}, allow_nan=False)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in encoder.state_dict().items()}
     with replacing(path) as temporary:
@@ -49,6 +51,8 @@ def load(path: str | Path) -> Encoder:
     RunError
         If the file does not exist, holds no encoder of Holdfast, was written by another schema, asks for an
         unknown spec or field, or its tensors do not fit the spec.
+    MissingExtra
+        If the encoder is one of timm's and timm is not installed.
     CorruptFile
         If the file is not safetensors or is damaged.
     """
@@ -59,12 +63,12 @@ def load(path: str | Path) -> Encoder:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
             encoder = _empty(path, metadata.get("holdfast"))
-            _check_names(path, set(file.keys()), set(encoder.state_dict()))
+            check_names(path, file.keys(), encoder.state_dict())
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise CorruptFile(path, None, f"not safetensors: {error}") from error
     for name, expected in encoder.state_dict().items():
-        _check_tensor(path, name, tensors[name], expected)
+        check_tensor(path, name, tensors[name], expected)
     encoder.load_state_dict(tensors, strict=True, assign=True)
     return encoder
 
@@ -86,6 +90,8 @@ def _empty(path: Path, text: str | None) -> Encoder:
     name = spec.get("name")
     if not isinstance(name, str) or name not in ENCODERS:
         raise RunError(f"{path}: {UnknownName('encoder', str(name), ENCODERS)}")
+    if "weights" in spec:  # never written by save(); building must not open other files
+        raise RunError(f"{path}: header names a file of weights, {spec['weights']!r}")
     fields = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items() if key != "name"}
     try:
         with torch.device("meta"):
@@ -93,17 +99,3 @@ def _empty(path: Path, text: str | None) -> Encoder:
     except (InvalidArgument, TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise RunError(f"{path}: encoder {name!r} cannot be built from its header: {error}") from error
     return built
-
-
-def _check_names(path: Path, found: set[str], expected: set[str]) -> None:
-    missing, surplus = sorted(expected - found), sorted(found - expected)
-    if missing or surplus:
-        raise RunError(f"{path}: tensors do not fit the spec: missing {missing}, surplus {surplus}")
-
-
-def _check_tensor(path: Path, name: str, tensor: Tensor, expected: Tensor) -> None:
-    if tensor.shape != expected.shape or not tensor.is_floating_point():
-        raise RunError(
-            f"{path}: tensor {name!r} needs floating point of shape {tuple(expected.shape)}, "
-            f"got {tensor.dtype} of {tuple(tensor.shape)}"
-        )

@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from .cnn import C2F2, SmallCNN
+from .lenet import LeNet
 from .linear import LinearEncoder
+from .resnet import ResNet18, ResNet34, ResNet50
+from .timm import Timm
 
-ENCODERS: Mapping[str, type[Any]] = {"c2f2": C2F2, "small-cnn": SmallCNN, "linear": LinearEncoder}
+ENCODERS: Mapping[str, type[Any]] = {
+    "c2f2": C2F2,
+    "small-cnn": SmallCNN,
+    "linear": LinearEncoder,
+    "lenet": LeNet,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "timm": Timm,
+}
 """Encoder specs (frozen dataclasses with ``build(shape, seed) -> Encoder``) by name."""

@@ -3,14 +3,18 @@
 from .embed import embed, retrieval_task
 from .exhibit import write_exhibits
 from .retrieval import evaluate_retrieval
+from .score import Score, score
 from .stats import Estimate, bootstrap, estimate, wilson
-from .suite import SUITES, Entry, EntryResult, Suite, run_suite
+from .suite import Entry, EntryResult, Item, Suite, run_suite
+from .suites import SUITES
 
 __all__ = [
     "SUITES",
     "Entry",
     "EntryResult",
     "Estimate",
+    "Item",
+    "Score",
     "Suite",
     "bootstrap",
     "embed",
@@ -18,6 +22,7 @@ __all__ = [
     "evaluate_retrieval",
     "retrieval_task",
     "run_suite",
+    "score",
     "wilson",
     "write_exhibits",
 ]

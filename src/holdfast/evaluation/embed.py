@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -9,10 +11,10 @@ from ..errors import DataError, InvalidArgument
 from ..functional.distance import Euclidean
 from ..functional.ranking import chunks
 from ..search.modes import frozen
-from ..types import Encoder, Gallery, PairwiseDistance, RetrievalTask
+from ..types import Encoder, Gallery, Images, PairwiseDistance, RetrievalTask
 
 
-def embed(encoder: Encoder, x: Tensor, batch_size: int = 256) -> Tensor:
+def embed(encoder: Encoder, x: Images, batch_size: int = 256) -> Tensor:
     """Embed images without gradient and in evaluation mode.
 
     Parameters
@@ -51,7 +53,7 @@ def embed(encoder: Encoder, x: Tensor, batch_size: int = 256) -> Tensor:
 
 def retrieval_task(
     encoder: Encoder,
-    x: Tensor,
+    x: Images,
     y: Tensor,
     distance: PairwiseDistance | None = None,
     batch_size: int = 256,
@@ -77,7 +79,7 @@ def retrieval_task(
     ids = torch.arange(len(x), device=x.device)
     return RetrievalTask(
         encoder=encoder,
-        x=x,
+        x=cast(Tensor, x),  # rows() makes a tensor of files
         y=y,
         z=z,
         gallery=Gallery(z, y, ids),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..files import write_arrays
 from ..functional.ranking import nearest
-from ..types import RetrievalTask, Threat
+from ..types import Images, RetrievalTask, Threat
 from .suite import EntryResult
 
 NEIGHBOURS = 5
@@ -47,7 +47,7 @@ def _top_label(task: RetrievalTask, z: Tensor) -> Tensor:
 def write_exhibits(
     folder: Path,
     task: RetrievalTask,
-    images: Tensor,
+    images: Images,
     results: Sequence[EntryResult],
     threat: Threat,
     class_names: Sequence[str] = (),

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from ..attacks import ATTACKS, Outcome, run
+from ..attacks import Outcome, run
 from ..attacks.run import join
 from ..errors import InvalidArgument
 from ..files import read_arrays, write_arrays
 from ..functional.ranking import chunks
 from ..types import Attack, RetrievalTask, Search, Threat
-
-HIGHER_IS_ROBUST: Mapping[str, bool] = {"recall@1": True, "shift": False}
-"""Which way a measure points; the direction of ``rank`` depends on the attack, see :class:`Entry`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,32 +31,58 @@ class Entry:
         Target, gain, measure.
     higher_is_robust
         For each measure, whether a high value after the attack means a robust encoder.
+    fewer_steps
+        Steps that the search does less for this entry.
     """
 
     label: str
     attack: Attack[RetrievalTask, Any]
-    higher_is_robust: Mapping[str, bool] = field(default_factory=lambda: HIGHER_IS_ROBUST)
+    higher_is_robust: Mapping[str, bool]
+    fewer_steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One summand of a score: a measure of an entry, mapped to [0, 100] by ``scale * value + offset``.
+
+    Attributes
+    ----------
+    name
+        As in the published tables: ``ES:D``.
+    label, metric
+        The entry and its measure.
+    scale, offset
+        The map.
+    """
+
+    name: str
+    label: str
+    metric: str
+    scale: float
+    offset: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Suite:
-    """Named attacks that are run with one search under one threat."""
+    """Named attacks that are run with one search under one threat.
+
+    Attributes
+    ----------
+    name
+        Stands in every record; numbers of different suites belong into different tables.
+    entries
+        The attacks.
+    items
+        What the suite's score is the mean of; empty where a suite has no score.
+    batch_means
+        ``None``, or the published habit: means over batches of this many queries, then the mean of those, so
+        that a short last batch weighs more.
+    """
 
     name: str
     entries: tuple[Entry, ...]
-
-
-SUITES: Mapping[str, Suite] = {
-    "benign": Suite(name="benign", entries=()),
-    "core": Suite(
-        name="core",
-        entries=(
-            Entry(label="CA+", attack=ATTACKS["CA+"], higher_is_robust={"rank": True}),
-            Entry(label="CA-", attack=ATTACKS["CA-"], higher_is_robust={"rank": False}),
-            Entry(label="ES", attack=ATTACKS["ES"]),
-        ),
-    ),
-}
+    items: tuple[Item, ...] = ()
+    batch_means: int | None = None
 
 
 class EntryResult(NamedTuple):
@@ -103,11 +126,12 @@ def run_suite(
         raise InvalidArgument("chunk", "an integer >= 1", chunk)
     results = []
     for entry in suite.entries:
+        entry_search = _shortened(search, entry.fewer_steps)
         parts: list[Outcome] = []
         seconds = 0.0
         for rows in chunks(len(task), chunk):
             name = f"{_file_name(entry.label)}-{rows.start:08d}-{rows.stop:08d}.npz"
-            part, spent = _chunk(task.rows(rows), entry, search, threat, seed, folder and folder / name)
+            part, spent = _chunk(task.rows(rows), entry, entry_search, threat, seed, folder and folder / name)
             parts.append(part)
             seconds += spent
             if on_chunk is not None:
@@ -146,6 +170,14 @@ def _load(path: Path, device: torch.device) -> tuple[Outcome, float]:
         if dot:
             measures[state][metric] = values
     return Outcome(x=arrays["x"], z=arrays["z"], **measures), seconds
+
+
+def _shortened(search: Any, fewer: int) -> Any:
+    if fewer == 0:
+        return search
+    if not isinstance(getattr(search, "steps", None), int):
+        raise InvalidArgument("search", "a search with a number of steps, as the suite shortens it", search)
+    return replace(search, steps=max(0, search.steps - fewer))
 
 
 def _file_name(label: str) -> str:

@@ -28,6 +28,11 @@ def sharp_mean(d: Tensor, sharpness: float) -> Tensor:
     return ((sharpness * d).softmax(0) * d).sum()
 
 
+def half_mean(d: Tensor) -> Tensor:
+    """Return the mean of the smaller half of ``d``, rounded down but at least one value."""
+    return d.topk(max(1, len(d) // 2), largest=False).values.mean()
+
+
 def collapseness(d_ap: Tensor, d_an: Tensor, sharpness: float = 10.0) -> Tensor:
     """Return ``C = D_p - D_n``, sharp means of positive and negative distances.
 

@@ -33,10 +33,10 @@ class RetrievalScores(NamedTuple):
     average_precision_10: Tensor
 
     def recall(self, k: int) -> Tensor:
-        """Return whether a match stands among the first ``k``: (n,) bool."""
+        """Return whether a match stands among the first ``k``: (n,) bool; never where there is none."""
         if k < 1:
             raise InvalidArgument("k", "an integer >= 1", k)
-        return self.first_match < k
+        return (self.first_match < k) & (self.average_precision > 0)
 
 
 def chunks(n: int, size: int) -> Iterable[slice]:

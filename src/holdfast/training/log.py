@@ -38,11 +38,12 @@ class RunLog:
         self._pending = []
         self._last = time.monotonic()
 
-    def cut(self, step: int) -> None:
-        """Drop lines of batches from ``step`` on, which a resumed run will write again."""
+    def cut(self, step: int) -> list[dict[str, Any]]:
+        """Drop lines of batches from ``step`` on, which a resumed run will write again; return the others."""
         if self.path is None or not self.path.exists():
-            return
+            return []
         kept = [line for line in read_lines(self.path) if int(line.get("step", -1)) < step]
         with replacing(self.path) as temporary:
             temporary.touch()
             append_lines(temporary, kept)
+        return kept

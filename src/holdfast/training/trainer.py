@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import to_plain
-from ..data import DataSplit
+from ..data import DataSplit, LazyImages
 from ..encoders import Encoder
 from ..errors import InvalidArgument, RunError
 from ..evaluation import embed
 from ..functional.ranking import retrieval_scores
 from ..rng import seeded, stream
+from ..search import frozen
 from ..types import Context, Progress
 from .checkpoint import Checkpoint
 from .engine import Engine, pick_device
@@ -106,7 +107,12 @@ def train(
     job = _Job(run, data, folder, checkpoint_seconds, on_line)
     if resume:
         job.restore()
-    job.go()
+    else:
+        job.log.cut(0)
+    try:
+        job.go()
+    finally:
+        job.log.flush()
     return TrainResult(job.encoder.eval(), job.step, job.seconds)
 
 
@@ -136,6 +142,7 @@ class _Job:
         self.log = RunLog(folder / "log.jsonl" if folder else None)
         self.on_line, self.checkpoint_seconds = on_line, checkpoint_seconds
         self.step, self.seconds, self.signal = 0, 0.0, dict[str, float]()
+        self.losses = list[float]()  # of this epoch
 
     def restore(self) -> None:
         if self.path is None or not self.path.exists():
@@ -146,7 +153,9 @@ class _Job:
             raise RunError(f"{self.path}: belongs to a run of other settings; choose another folder")
         checkpoint.restore(self.engine.modules, self.engine.optimizer)
         self.step, self.seconds, self.signal = checkpoint.step, checkpoint.seconds, checkpoint.signal
-        self.log.cut(self.step)
+        kept = [line for line in self.log.cut(self.step) if line.get("kind") == "step"]
+        epoch = self.step // self.run.sampler.batches_per_epoch(self.y)
+        self.losses = [line["loss"] for line in kept if line["epoch"] == epoch]
 
     def save(self) -> None:
         if self.path is None:
@@ -167,28 +176,30 @@ class _Job:
         saved = time.monotonic()
         for epoch in range(self.step // per_epoch, self.run.epochs):
             batches = self.run.sampler.epoch(self.y.cpu(), stream(self.run.seed, "sampler", epoch))
-            losses = []
             for rows in batches[self.step - epoch * per_epoch :]:
                 start = time.perf_counter()
                 logs = self._batch(rows, Progress(self.step, steps, epoch, self.run.epochs))
                 self.seconds += time.perf_counter() - start
-                losses.append(logs["loss"])
+                self.losses.append(logs["loss"])
                 self._say({"kind": "step", "epoch": epoch, "steps": steps, **logs})
                 self.step += 1
                 if self.step % per_epoch and time.monotonic() - saved >= self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
-            self._end_epoch(epoch, sum(losses) / max(len(losses), 1))
+            self._end_epoch(epoch, sum(self.losses) / max(len(self.losses), 1))
+            self.losses = []
             if time.monotonic() - saved >= self.checkpoint_seconds or epoch + 1 == self.run.epochs:
                 self.save()
                 saved = time.monotonic()
 
     def _batch(self, rows: Tensor, progress: Progress) -> Line:
         rows = rows.to(self.x.device)
+        draws = stream(self.run.seed, "augment", progress.step)
+        x = self.x.augmented(rows, draws) if isinstance(self.x, LazyImages) else self.x[rows]
         context = Context(
             encoder=self.encoder,
             bare=self.encoder,
-            x=self.x[rows],
+            x=x,
             y=self.y[rows],
             index=rows,
             distance=self.run.distance,
@@ -205,28 +216,37 @@ class _Job:
                 with self.engine.autocast():
                     step = next(losses, None)
             except InvalidArgument as error:
-                if all(bool(p.isfinite().all()) for p in self.engine.modules.parameters()):
+                if self._finite(context.x):
                     raise
-                raise RunError(self._not_finite(progress)) from error
+                raise RunError(self._not_finite(progress.step, progress.epoch)) from error
             if step is None:
                 return logs
             if not math.isfinite(float(step.loss.detach())):
-                raise RunError(self._not_finite(progress))
+                raise RunError(self._not_finite(progress.step, progress.epoch))
             self.engine.step(step.loss)
             logs = step.logs
 
-    def _not_finite(self, progress: Progress) -> str:
+    @torch.no_grad()
+    def _finite(self, x: Tensor) -> bool:
+        """Whether weights and embeddings are finite; huge weights give embeddings that are not."""
+        with frozen(self.encoder):
+            checked = [self.encoder(x), *self.engine.modules.parameters()]
+        return all(bool(values.isfinite().all()) for values in checked)
+
+    def _not_finite(self, step: int, epoch: int) -> str:
         kept = (
             f"the last checkpoint is {self.path}" if self.path and self.path.exists() else "no checkpoint yet"
         )
         return (
-            f"loss or weights are NaN or infinite at step {progress.step} (epoch {progress.epoch}); {kept}. "
+            f"loss, weights or embeddings are NaN or infinite at step {step} (epoch {epoch}); {kept}. "
             "Try a smaller learning rate (--set optimizer.lr=...) or radius (--eps)."
         )
 
     def _end_epoch(self, epoch: int, loss: float) -> None:
         """Log Recall@1 on the first training images: the test split is not looked at."""
         x, y = self.x[:MONITORED], self.y[:MONITORED]
+        if not self._finite(x):
+            raise RunError(self._not_finite(self.step - 1, epoch))
         z = embed(self.encoder, x)
         rows = torch.arange(len(x), device=x.device)
         recall = retrieval_scores(z, y, z, y, self.run.distance, rows).recall(1)

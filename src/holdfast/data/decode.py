@@ -1,0 +1,83 @@
+"""One image file to pixels: what is accepted, what is refused, and how transparency is seen."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import CorruptFile
+
+PIXEL_LIMIT = 1 << 26
+"""Most pixels that are decoded, read from the header; below the number at which Pillow warns."""
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+"""The only decoders that are tried, whatever a file is called; of a moving image the first frame counts."""
+
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_ERRORS = (
+    UnidentifiedImageError, SyntaxError, ValueError, OSError, EOFError, struct.error, zlib.error, TypeError,
+    KeyError, IndexError, AttributeError, OverflowError, MemoryError, RuntimeError,
+)  # fmt: skip
+
+
+def decode(path: str | Path, side: int) -> Image.Image:
+    """Read an image file and resize it to ``side`` x ``side``.
+
+    Parameters
+    ----------
+    path
+        The file.
+    side
+        In pixels. The aspect ratio is not kept; bilinear, averaging when it shrinks, as Pillow does it.
+
+    Returns
+    -------
+    Image
+        Mode RGB. Grey becomes three equal channels, 16-bit grey is cut to 8 bits, and whatever is transparent
+        lies over white. An orientation in the EXIF data is ignored, as in the published evaluations.
+
+    Raises
+    ------
+    CorruptFile
+        If the file is gone, cut off, of no known format, or has more than :data:`PIXEL_LIMIT` pixels.
+    """
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > PIXEL_LIMIT:
+                raise CorruptFile(path, None, f"{width}x{height} pixels, limit is {PIXEL_LIMIT} in all")
+            image.load()
+            return _rgb(image).resize((side, side), Image.Resampling.BILINEAR)
+    except CorruptFile:
+        raise
+    except _BOMBS as error:
+        raise CorruptFile(path, None, f"too many pixels, limit is {PIXEL_LIMIT}: {error}") from error
+    except FileNotFoundError as error:
+        raise CorruptFile(path, None, "it was there when the data set was loaded, and is gone") from error
+    except UnidentifiedImageError as error:
+        raise CorruptFile(path, None, f"no image of the formats {', '.join(FORMATS)}") from error
+    except _ERRORS as error:
+        raise CorruptFile(path, None, f"damaged image: {error}") from error
+
+
+def pixels(path: str | Path, side: int, box: tuple[int, int, int, int], flip: bool) -> NDArray[np.uint8]:
+    """Decode, resize, crop to ``box`` (left, top, right, bottom), mirror if asked; (h, w, 3) bytes."""
+    image = decode(path, side).crop(box)
+    if flip:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
+        deep = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        image = Image.fromarray(deep.astype(np.uint8))
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    seen = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")

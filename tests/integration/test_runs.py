@@ -1,0 +1,436 @@
+"""Run folders: train, evaluate, open; recipes by name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from holdfast import encoders
+from holdfast.adversaries import Fixed, HardnessManipulation, MixedBoundary, Shift
+from holdfast.config import from_plain, to_plain
+from holdfast.data import DATASETS, Digits, MPerClass, Omniglot, PairSampler
+from holdfast.defenses import AdversarialTraining
+from holdfast.encoders import LinearEncoder, SmallCNN
+from holdfast.errors import CorruptFile, DataError, InvalidArgument, RunError, UnknownName
+from holdfast.evaluation import SUITES, embed, evaluate_retrieval, retrieval_task
+from holdfast.files import read_arrays, read_json, read_lines
+from holdfast.functional.distance import Cosine
+from holdfast.losses import ProxyAnchor, Triplet
+from holdfast.miners import Semihard
+from holdfast.recipes import RECIPES, recipe
+from holdfast.recipes.deep import SETTINGS
+from holdfast.results import record
+from holdfast.results.record import Record
+from holdfast.runs import allowed_types, default_search, evaluate_run, open_run, train_run
+from holdfast.schedules import HalfCosine
+from holdfast.search import NES, PGD
+from holdfast.threat import L2Threat, LinfThreat
+from holdfast.training import Adam, Run
+
+pytestmark = pytest.mark.integration
+
+N = 1797 - 1700  # test images
+SEARCH = PGD(steps=2, alpha=0.05)
+
+
+def small(**changes: Any) -> Run:
+    """The plain recipe, with a small encoder, 1700 training images in 17 batches, and 97 test images."""
+    run = replace(
+        recipe("plain"), data=Digits(train_images=1700), encoder=SmallCNN(width=4, embedding_dim=8),
+        sampler=PairSampler(100), epochs=1, threat=LinfThreat(eps=0.1), device="cpu",
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    return train_run(small(), folder, defaults=recipe("plain"), command="holdfast train plain").path
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    folder = tmp_path_factory.mktemp("evaluated") / "first"
+    shutil.copytree(trained, folder)
+    return folder, evaluate_run(folder, search=SEARCH)
+
+
+def values(records: list[Record], attack: str, state: str) -> dict[str, float]:
+    return {r["metric"]: r["value"] for r in records if (r["attack"], r["state"]) == (attack, state)}
+
+
+# --- Training into a folder --------------------------------------------------------------------------------
+
+
+def test_a_trained_folder_is_complete(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"run.json", "log.jsonl", "checkpoint.safetensors", "encoder.safetensors"}
+    meta = read_json(trained / "run.json")
+    assert meta["schema"] == 1
+    assert meta["name"] == "plain"
+    assert meta["command"] == "holdfast train plain"
+    assert from_plain(meta["defaults"], allowed_types()) == recipe("plain")
+    assert meta["machine"]["torch"] == torch.__version__
+    split = small().data.load()
+    assert meta["data_fingerprint"] == {s: getattr(split, s).fingerprint() for s in ("train", "test")}
+    assert len(read_lines(trained / "log.jsonl")) == 17 + 1
+    opened = open_run(str(trained))
+    assert opened.finished
+    assert opened.encoder().spec == SmallCNN(width=4, embedding_dim=8)
+    assert not opened.encoder().training
+
+
+RUNS = {
+    **{f"recipe {name}": make for name, make in RECIPES.items()},
+    **{f"plain on {name}": lambda name=name: recipe("plain", name) for name in SETTINGS},
+    "every kind of part": lambda: Run(
+        name="own", data=Omniglot(root="/somewhere"), threat=L2Threat(eps=0.5, bounds=None), seed=7,
+        encoder=LinearEncoder(4), sampler=MPerClass(3, 4), optimizer=Adam(lr=0.01), distance=Cosine(),
+        precision="bf16",
+        defense=AdversarialTraining(
+            loss=Triplet(margin=0.3), miner=Semihard(), threat=L2Threat(eps=0.4),
+            adversary=HardnessManipulation(destination=MixedBoundary(miner=Semihard(margin=0.5))),
+            search=PGD(alpha=HalfCosine(start=0.1, stop=0.01), keep="best", gradient=NES(samples=3)),
+        ),
+    ),
+    "fixed destination": lambda: small(defense=AdversarialTraining(
+        loss=Triplet(), miner=Semihard(), adversary=HardnessManipulation(destination=Fixed(value=0.0)),
+        search=PGD(), threat=LinfThreat(eps=0.1))),
+    "proxies": lambda: small(defense=AdversarialTraining(
+        loss=ProxyAnchor(alpha=16), adversary=Shift(), search=PGD(), threat=LinfThreat(eps=0.1))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_run_json_gives_back_an_equal_run(name: str, tmp_path: Path) -> None:
+    run = RUNS[name]()
+    plain = json.loads(json.dumps(to_plain(run), allow_nan=False))
+    meta = {"schema": 1, "name": run.name, "run": plain}
+    (tmp_path / "run.json").write_text(json.dumps(meta))
+    opened = open_run(tmp_path)
+    assert opened.run == run
+    assert type(opened.run.defense) is type(run.defense)
+    assert to_plain(opened.run) == to_plain(run)
+    assert not opened.finished
+
+
+# --- Opening -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "reason"),
+    [
+        (None, RunError, "no run folder"),
+        ("", CorruptFile, "not JSON"),
+        ('{"schema": 1, "run": ', CorruptFile, "not JSON"),
+        ("[1, 2]", RunError, "schema None, this version reads schema 1"),
+        ('{"name": "of another program"}', RunError, "schema None"),
+        ('{"schema": 2, "run": {}}', RunError, "schema 2, this version reads schema 1"),
+        ('{"schema": 1}', RunError, "no Run"),
+        ('{"schema": 1, "run": {"type": "PGD"}}', RunError, "no Run but PGD"),
+        ('{"schema": 1, "run": {"type": "Popen", "args": "ls"}}', UnknownName, "Popen"),
+        ('{"schema": 1, "run": {"type": "Run", "nmae": "x"}}', UnknownName, "did you mean name"),
+        ('{"schema": 1, "run": {"type": "Run"}}', DataError, "Run: cannot be built"),
+    ],
+)
+def test_foreign_folders_are_refused(
+    text: str | None, error: type[Exception], reason: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(error, match=reason):
+        open_run(tmp_path)
+    with pytest.raises(error, match=reason):
+        evaluate_run(tmp_path)
+
+
+def test_paths_that_are_no_folders_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path / "nothing", tmp_path / "file"):
+        with pytest.raises(RunError, match="no run folder"):
+            open_run(path)
+
+
+def test_an_unfinished_run_refuses_evaluation(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "half"
+    shutil.copytree(trained, folder)
+    (folder / "encoder.safetensors").unlink()
+    assert not open_run(folder).finished
+    for call in (open_run(folder).encoder, lambda: evaluate_run(folder)):
+        with pytest.raises(RunError, match="training is not finished; go on with --resume"):
+            call()
+    assert {path.name for path in folder.iterdir()} == {"run.json", "log.jsonl", "checkpoint.safetensors"}
+
+
+# --- Evaluating --------------------------------------------------------------------------------------------
+
+
+def test_an_evaluated_folder_is_complete(evaluated: tuple[Path, list[Record]]) -> None:
+    folder, records = evaluated
+    (fingerprint,) = {r["fingerprint"] for r in records}
+    assert {path.name for path in folder.iterdir()} == {
+        "run.json", "log.jsonl", "checkpoint.safetensors", "encoder.safetensors",
+        "records.jsonl", "evaluations", "exhibits",
+    }  # fmt: skip
+    labels = {entry.label for entry in SUITES["core"].entries}
+    assert {path.name for path in (folder / "exhibits").iterdir()} == {f"{x}.npz" for x in labels}
+    chunks = sorted(path.name for path in (folder / "evaluations" / fingerprint).iterdir())
+    assert chunks == sorted([*(f"{x}-00000000-00000097.npz" for x in labels), "settings.json"])
+    settings = read_json(folder / "evaluations" / fingerprint / "settings.json")
+    assert settings["threat"] == to_plain(small().threat)
+    assert settings["search"] == to_plain(SEARCH)
+    arrays = read_arrays(folder / "evaluations" / fingerprint / "ES-00000000-00000097.npz")
+    assert arrays["x"].shape == (N, 1, 8, 8)
+    shift = values(records, "ES", "attacked")["shift"]
+    assert arrays["attacked.shift"].mean() == pytest.approx(shift)
+
+
+def test_records_are_valid_and_say_where_they_come_from(evaluated: tuple[Path, list[Record]]) -> None:
+    folder, records = evaluated
+    assert record.read(folder / "records.jsonl") == records
+    assert record.latest(records) == records
+    for r in records:
+        assert (r["run"], r["dataset"], r["protocol"]) == ("first", "digits", "closed")
+        assert (r["encoder"], r["defense"], r["suite"]) == ("small-cnn", "plain", "core")
+        assert (r["norm"], r["n"]) == ("linf", N)
+        attacked = (0.1, 0.05, 2) if r["attack"] != "none" else (0.0, 0.0, 0)
+        assert (r["eps"], r["alpha"], r["steps"]) == attacked
+        assert r["ci"] is not None
+        assert r["ci"][0] <= r["value"] <= r["ci"][1]
+    assert set(values(records, "none", "clean")) == {
+        "recall@1", "recall@2", "recall@4", "recall@8", "map", "map@r", "map@10", "nmi",
+    }  # fmt: skip
+    assert {r["attack"] for r in records} == {"none", *(e.label for e in SUITES["core"].entries)}
+    for label in ("CA+", "CA-", "ES"):
+        assert values(records, label, "clean").keys() == values(records, label, "attacked").keys()
+    directions = {(r["attack"], r["metric"]): r["higher_is_robust"] for r in records}
+    assert directions["CA+", "rank"]
+    assert not directions["CA-", "rank"]
+    assert directions["ES", "recall@1"]
+    assert not directions["ES", "shift"]
+
+
+def test_records_are_what_the_evaluation_functions_give(evaluated: tuple[Path, list[Record]]) -> None:
+    folder, records = evaluated
+    test, encoder = small().data.load().test, open_run(folder).encoder()
+    found = evaluate_retrieval(retrieval_task(encoder, test.x, test.y))
+    assert values(records, "none", "clean") == {name: e.value for name, e in found.items()}
+    clean, attacked = (values(records, "ES", state) for state in ("clean", "attacked"))
+    assert clean["recall@1"] == pytest.approx(found["recall@1"].value)
+    assert clean["shift"] == pytest.approx(0, abs=1e-5)
+    assert attacked["shift"] > 0.01
+    assert attacked["recall@1"] < clean["recall@1"]
+
+
+def test_evaluating_again_reads_back_and_appends_nothing(evaluated: tuple[Path, list[Record]]) -> None:
+    folder, records = evaluated
+    before = (folder / "records.jsonl").read_bytes()
+
+    def never(*args: Any) -> None:
+        raise AssertionError("attacked again")
+
+    assert evaluate_run(folder, search=SEARCH, on_chunk=never) == records
+    assert evaluate_run(open_run(folder), search=SEARCH, threat=small().threat, on_chunk=never) == records
+    assert (folder / "records.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"threat": LinfThreat(eps=0.2)},
+        {"threat": L2Threat(eps=0.1)},
+        {"search": PGD(steps=1, alpha=0.1)},
+        {"seed": 1},
+        {"suite": "benign"},
+    ],
+    ids=lambda c: next(iter(c)),
+)
+def test_other_settings_append(
+    changes: dict[str, Any], evaluated: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated[0], folder)
+    before = (folder / "records.jsonl").read_bytes()
+    new = evaluate_run(folder, **{"search": SEARCH, **changes})
+    after = (folder / "records.jsonl").read_bytes()
+    assert after.startswith(before)
+    assert record.read(folder / "records.jsonl")[len(evaluated[1]) :] == new
+    assert {r["fingerprint"] for r in new}.isdisjoint({r["fingerprint"] for r in evaluated[1]})
+    assert len(list((folder / "evaluations").iterdir())) == 2
+    eps = changes.get("threat", small().threat).eps
+    assert {r["eps"] for r in new if r["attack"] != "none"} == (set() if "suite" in changes else {eps})
+
+
+def test_other_weights_are_another_measurement(evaluated: tuple[Path, list[Record]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated[0], folder)
+    encoders.save(small().encoder.build((1, 8, 8), seed=9), folder / "encoder.safetensors")
+    new = evaluate_run(folder, search=SEARCH)
+    assert values(new, "none", "clean") != values(evaluated[1], "none", "clean")
+    assert {r["fingerprint"] for r in new}.isdisjoint({r["fingerprint"] for r in evaluated[1]})
+
+
+def test_a_stopped_evaluation_goes_on(evaluated: tuple[Path, list[Record]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated[0], folder)
+    (folder / "records.jsonl").unlink()
+    (lost,) = (folder / "evaluations").glob("*/ES-*.npz")
+    lost.unlink()
+    stamps = {path: path.stat().st_mtime_ns for path in lost.parent.glob("*.npz")}
+    again = evaluate_run(folder, search=SEARCH)
+    timeless = [[{**r, "time": "", "seconds": 0.0, "run": ""} for r in rs] for rs in (again, evaluated[1])]
+    assert timeless[0] == timeless[1]
+    assert lost.exists()
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+
+
+def test_a_radius_of_zero_changes_nothing(evaluated: tuple[Path, list[Record]], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated[0], folder)
+    records = evaluate_run(folder, threat=LinfThreat(eps=0.0))
+    for entry in SUITES["core"].entries:
+        clean, attacked = (values(records, entry.label, state) for state in ("clean", "attacked"))
+        assert attacked == pytest.approx(clean, abs=1e-5), entry.label
+    assert values(records, "none", "clean") == values(evaluated[1], "none", "clean")
+    assert {(r["eps"], r["alpha"]) for r in records if r["attack"] != "none"} == {(0.0, 0.0)}
+
+
+def test_progress_is_told_and_unknown_suites_are_refused(
+    evaluated: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(evaluated[0], folder)
+    said: list[tuple[str, int, int]] = []
+    evaluate_run(folder, search=PGD(steps=1), on_chunk=lambda *line: said.append(line))
+    assert said == [(entry.label, N, N) for entry in SUITES["core"].entries]
+    with pytest.raises(UnknownName, match="did you mean core"):
+        evaluate_run(folder, suite="cor")
+    with pytest.raises(InvalidArgument, match="device"):
+        evaluate_run(folder, search=PGD(steps=3), device="abacus")
+
+
+def test_evaluation_leaves_the_encoder_file_alone(
+    evaluated: tuple[Path, list[Record]], trained: Path
+) -> None:
+    for name in ("encoder.safetensors", "run.json", "log.jsonl", "checkpoint.safetensors"):
+        assert (evaluated[0] / name).read_bytes() == (trained / name).read_bytes()
+    x = small().data.load().test.x
+    assert torch.equal(embed(open_run(evaluated[0]).encoder(), x), embed(open_run(trained).encoder(), x))
+
+
+def test_default_search_reaches_every_point_of_the_ball() -> None:
+    assert default_search(0.2) == PGD(steps=32, alpha=2.5 * 0.2 / 32)
+    assert default_search(0.2, steps=8) == PGD(steps=8, alpha=2.5 * 0.2 / 8)
+    assert default_search(0.2, steps=8, alpha=0.01) == PGD(steps=8, alpha=0.01)
+    assert default_search(0.2, steps=0).steps == 0
+
+
+# --- Recipes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("data", list(SETTINGS))
+def test_every_recipe_makes_a_run_for_every_data_set_with_settings(name: str, data: str) -> None:
+    run = recipe(name, data)
+    assert isinstance(run, Run)
+    assert run.name == name
+    assert run.data == DATASETS[data]()
+    assert getattr(run.defense, "threat", None) in (None, run.threat)
+    assert recipe(name) == recipe(name, "digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("hm-isc",), "recipe: need a known name .did you mean hm-ics"),
+        (("PLAIN",), "did you mean plain"),
+        (("zzz",), "known: act, .*plain"),
+        (("",), "recipe"),
+        (("plain", "digit"), "data set: need a known name .did you mean digits"),
+        (("plain", "mnits"), "did you mean mnist"),
+    ],
+)
+def test_unknown_names_list_near_matches(arguments: tuple[str, ...], reason: str) -> None:
+    with pytest.raises(UnknownName, match=reason):
+        recipe(*arguments)
+
+
+def test_root_goes_to_the_data_that_has_one() -> None:
+    assert recipe("act", "mnist", root="/data").data.root == "/data"  # type: ignore[attr-defined]
+    with pytest.raises(InvalidArgument, match="digits needs no files"):
+        recipe("act", "digits", root="/data")
+
+
+OWN = """
+from dataclasses import replace
+from holdfast.recipes import plain
+
+def mine():
+    return replace(plain(), name="mine", epochs=3)
+
+def nothing():
+    return None
+
+def needs(something):
+    return plain()
+
+def strict():
+    raise ValueError("not today")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    package = tmp_path / "ownpackage"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "recipes.py").write_text(OWN)
+    (package / "broken.py").write_text("import a_module_that_is_not_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("ownpackage")]:
+        monkeypatch.delitem(sys.modules, name)
+    return "ownpackage.recipes"
+
+
+def test_an_own_recipe_is_imported_and_called(own: str) -> None:
+    run = recipe(f"{own}:mine")
+    assert (run.name, run.epochs, run.data) == ("mine", 3, Digits())
+    assert recipe(f"{own}:mine", "mnist", root="/d").data == DATASETS["mnist"](root="/d")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("ownpackage.recipes:absent", "absent"),
+        ("ownpackage.recipes:nothing", "returns a holdfast.training.Run, got 'NoneType'"),
+        ("ownpackage.recipes:needs", "without arguments"),
+        ("ownpackage.recipes:strict", "not today"),
+        ("ownpackage.recipes:number", "recipe: need package.module:function"),
+        ("ownpackage.recipes:", "recipe: need package.module:function"),
+        ("ownpackage.broken:mine", "a_module_that_is_not_there"),
+        ("ownpackage.absent:mine", "ownpackage.absent"),
+        (":mine", "recipe: need package.module:function"),
+        (".recipes:mine", "recipe: need package.module:function"),
+        ("holdfast.recipes:RECIPES", "recipe: need package.module:function"),
+    ],
+)
+def test_bad_own_recipes_are_refused(own: str, name: str, reason: str) -> None:
+    with pytest.raises(InvalidArgument, match=reason):
+        recipe(name)
+
+
+def test_an_own_recipe_is_stored_and_opened_without_its_module(own: str, tmp_path: Path) -> None:
+    run = replace(small(), name=recipe(f"{own}:mine").name)
+    folder = train_run(run, tmp_path / "run").path
+    del sys.modules[own]
+    assert open_run(folder).run == run
+    assert own not in sys.modules
