@@ -20,10 +20,9 @@ from typing import Any
 
 import torch
 
-from . import adversaries, data, encoders, losses, miners, schedules, search
+from . import adversaries, data, defenses, encoders, losses, miners, schedules, search
 from ._version import __version__
 from .config import allow, flatten, from_plain, to_plain
-from .defenses import AdversarialTraining
 from .encoders import Encoder
 from .errors import HoldfastError, RunError, UnknownName
 from .evaluation import SUITES, evaluate_retrieval, retrieval_task, run_suite, score, write_exhibits
@@ -34,7 +33,7 @@ from .results import record
 from .results.record import Record
 from .search import PGD
 from .threat import L2Threat, LinfThreat
-from .training import Adam, Run, pick_device, preflight, train
+from .training import Adam, CollapseGuard, Run, pick_device, preflight, train
 from .types import Search
 
 SCHEMA = 1
@@ -48,10 +47,10 @@ def _exported(*modules: Any) -> list[type]:
 
 def allowed_types() -> dict[str, type]:
     """Return the types that settings may name: all public parts of the library, by class name."""
-    parts = _exported(adversaries, data, encoders, losses, miners, search)
+    parts = _exported(adversaries, data, defenses, encoders, losses, miners, search)
     parts = [cls for cls in parts if hasattr(cls, "__dataclass_fields__")]
     shapes = [schedules.Constant, schedules.Linear, schedules.HalfCosine, schedules.Cycle]
-    own = [Run, Adam, AdversarialTraining, LinfThreat, L2Threat, Euclidean, SquaredEuclidean, Cosine]
+    own = [Run, Adam, CollapseGuard, LinfThreat, L2Threat, Euclidean, SquaredEuclidean, Cosine]
     return allow(*own, *shapes, *parts)
 
 

@@ -28,7 +28,7 @@ from holdfast.adversaries.decoupled import sharpness_of
 from holdfast.defenses import AdversarialTraining, FreeTraining, Mixture
 from holdfast.encoders import LinearEncoder
 from holdfast.errors import InvalidArgument
-from holdfast.functional.distance import SquaredEuclidean
+from holdfast.functional.distance import Euclidean, SquaredEuclidean
 from holdfast.losses import Consistency, HalfBatch, MultiSimilarity, ProxyAnchor, Triplet
 from holdfast.miners import Random
 from holdfast.rng import stream
@@ -141,6 +141,7 @@ def batch(pairs: int = 6, **changes: Any) -> Context:
         y=y,
         index=torch.arange(len(x)),
         generator=stream(0, "step"),
+        distance=Euclidean(),
         **changes,
     )
 

@@ -25,6 +25,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "timm": ("timm", "torchvision"),
     "pml": ("pytorch_metric_learning",),
     "bench": ("foolbox", "metric_learn"),
+    "parquet": ("pyarrow",),
     "docs": ("mkdocs", "material"),
     "test": ("pytest", "hypothesis", "ruff", "mypy"),
 }

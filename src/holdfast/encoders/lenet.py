@@ -13,7 +13,7 @@ from .encoder import Encoder, Shape, check_shape, check_width
 
 @dataclass(frozen=True, kw_only=True)
 class LeNet:
-    """Two 5x5 convolutions without padding and two linear layers; about 495 000 parameters at 28x28.
+    """Two 5x5 convolutions without padding and two linear layers; about 490 000 parameters at 28x28.
 
     conv 20 - max-pool 2 - conv 50 - max-pool 2 - linear 500 - ReLU - linear ``embedding_dim``; no
     batch normalisation. For 28x28 inputs the first linear layer has 800 inputs.

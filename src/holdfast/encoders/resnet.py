@@ -271,9 +271,9 @@ class ResNet18(_ResNet):
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet34(_ResNet):
-    """The 34-layer residual network; settings as for :class:`ResNet18`.
+    """The 34-layer residual network.
 
-    21 284 672 parameters before the head.
+    21 284 672 parameters before the head; settings as for :class:`ResNet18`.
     """
 
     name: ClassVar[str] = "resnet34"
@@ -283,10 +283,11 @@ class ResNet34(_ResNet):
 
 @dataclass(frozen=True, kw_only=True)
 class ResNet50(_ResNet):
-    """The 50-layer residual network of bottleneck blocks; settings as for :class:`ResNet18`.
+    """The 50-layer residual network of bottleneck blocks.
 
-    23 508 032 parameters before the head. The stride of a bottleneck is in its 3x3 convolution, as in the
-    weights that are passed around ("v1.5"), not in the first 1x1 as in the paper.
+    23 508 032 parameters before the head; settings as for :class:`ResNet18`. The stride of a bottleneck is in
+    its 3x3 convolution, as in the weights that are passed around ("v1.5"), not in the first 1x1 as in the
+    paper.
     """
 
     name: ClassVar[str] = "resnet50"

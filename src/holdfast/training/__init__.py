@@ -2,7 +2,18 @@
 
 from .checkpoint import Checkpoint
 from .engine import Adam, Engine, pick_device
+from .guard import CollapseGuard
 from .run import Run
 from .trainer import TrainResult, preflight, train
 
-__all__ = ["Adam", "Checkpoint", "Engine", "Run", "TrainResult", "pick_device", "preflight", "train"]
+__all__ = [
+    "Adam",
+    "Checkpoint",
+    "CollapseGuard",
+    "Engine",
+    "Run",
+    "TrainResult",
+    "pick_device",
+    "preflight",
+    "train",
+]

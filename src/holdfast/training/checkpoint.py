@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..errors import CorruptFile, RunError
 from ..files import replacing
 
 SCHEMA = 1
+_HEALTHY = "healthy."
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Checkpoint:
         Hash of the run's settings; a checkpoint of other settings is refused.
     seconds
         Training time so far.
+    healthy
+        Tensors of the last state that a collapse guard found healthy; usually empty.
     """
 
     tensors: dict[str, Tensor]
@@ -43,6 +46,7 @@ class Checkpoint:
     signal: dict[str, float]
     settings: str
     seconds: float
+    healthy: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def take(
@@ -54,33 +58,22 @@ class Checkpoint:
         signal: dict[str, float],
         settings: str,
         seconds: float,
+        healthy: dict[str, Tensor] | None = None,
     ) -> Checkpoint:
         """Copy the present state."""
-        tensors = {f"modules.{name}": value for name, value in modules.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
-        copied = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-        return cls(copied, step, dict(signal), settings, seconds)
+        return cls(copy_state(modules, optimizer), step, dict(signal), settings, seconds, dict(healthy or {}))
 
     def restore(self, modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Put the state back into modules and optimiser of the same settings."""
-        weights, states = {}, dict[int, dict[str, Tensor]]()
-        for name, value in self.tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "modules":
-                weights[rest] = value
-            else:
-                index, _, key = rest.partition(".")
-                states.setdefault(int(index), {})[key] = value
-        modules.load_state_dict(weights)
-        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+        restore_state(self.tensors, modules, optimizer)
 
     def save(self, path: Path) -> None:
         """Write the file at once."""
         meta = {"schema": SCHEMA, "step": self.step, "signal": self.signal, "settings": self.settings}
         meta["seconds"] = self.seconds
         with replacing(path) as temporary:
-            save_file(self.tensors, temporary, metadata={"holdfast": json.dumps(meta)})
+            healthy = {f"{_HEALTHY}{name}": value for name, value in self.healthy.items()}
+            save_file({**self.tensors, **healthy}, temporary, metadata={"holdfast": json.dumps(meta)})
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -106,4 +99,29 @@ class Checkpoint:
                 f"{path}: checkpoint of schema {meta['schema']}, this version reads schema {SCHEMA}; "
                 "train again, or use the version of Holdfast that wrote it"
             )
-        return cls(tensors, meta["step"], meta["signal"], meta["settings"], meta["seconds"])
+        healthy = {
+            name.removeprefix(_HEALTHY): tensors.pop(name) for name in list(tensors) if _HEALTHY in name
+        }
+        return cls(tensors, meta["step"], meta["signal"], meta["settings"], meta["seconds"], healthy)
+
+
+def copy_state(modules: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return copies on the CPU of weights (``modules.*``) and optimiser states (``optimizer.INDEX.*``)."""
+    tensors = {f"modules.{name}": value for name, value in modules.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in state.items()}
+    return {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+
+
+def restore_state(tensors: dict[str, Tensor], modules: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put a state of :func:`copy_state` back."""
+    weights, states = {}, dict[int, dict[str, Tensor]]()
+    for name, value in tensors.items():
+        kind, _, rest = name.partition(".")
+        if kind == "modules":
+            weights[rest] = value
+        else:
+            index, _, key = rest.partition(".")
+            states.setdefault(int(index), {})[key] = value.clone()
+    modules.load_state_dict(weights)
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

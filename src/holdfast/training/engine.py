@@ -67,7 +67,7 @@ class Engine:
     def __init__(self, modules: nn.Module, optimizer: Adam, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
         self.modules = modules.to(device)
-        self.optimizer = optimizer.build(self.modules.parameters())
+        self.optimizer = optimizer.build(p for p in self.modules.parameters() if p.requires_grad)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from ..functional.distance import Euclidean
 from ..threat import L2Threat, LinfThreat
 from ..types import Defense, PairwiseDistance
 from .engine import Adam
+from .guard import CollapseGuard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,11 @@ class Run:
         ``"auto"`` takes a CUDA device when there is one.
     precision
         ``"fp32"``, or ``"bf16"`` for the forward and backward passes (weights and losses stay float32).
+    guard
+        Steps back when embeddings collapse; ``None`` lets them.
+    average
+        Decay of an exponential moving average of the weights, which is then what the run hands over; ``None``
+        hands over the last weights, as the published defenses do.
     """
 
     name: str
@@ -59,11 +65,15 @@ class Run:
     seed: int = 0
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
+    guard: CollapseGuard | None = None
+    average: float | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
             raise InvalidArgument("epochs", "an integer >= 1", self.epochs)
         if self.seed < 0:
             raise InvalidArgument("seed", "an integer >= 0", self.seed)
+        if self.average is not None and not 0 <= self.average < 1:
+            raise InvalidArgument("average", "a number in [0, 1), or None", self.average)
         if self.precision not in ("fp32", "bf16"):
             raise InvalidArgument("precision", "'fp32' or 'bf16'", self.precision)

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..config import to_plain
 from ..data import DataSplit, LazyImages
@@ -20,11 +21,13 @@ from ..encoders import Encoder
 from ..errors import InvalidArgument, RunError
 from ..evaluation import embed
 from ..functional.ranking import retrieval_scores
+from ..functional.spread import spread
 from ..rng import seeded, stream
 from ..search import frozen
 from ..types import Context, Progress
 from .checkpoint import Checkpoint
 from .engine import Engine, pick_device
+from .guard import Watch
 from .log import RunLog
 from .run import Run
 
@@ -113,7 +116,7 @@ def train(
         job.go()
     finally:
         job.log.flush()
-    return TrainResult(job.encoder.eval(), job.step, job.seconds)
+    return TrainResult(job.result.requires_grad_(True).eval(), job.step, job.seconds)
 
 
 class _Job:
@@ -137,7 +140,13 @@ class _Job:
         device = pick_device(run.device)
         self.x, self.y = self.x.to(device), self.y.to(device)
         modules = nn.ModuleDict({"encoder": self.encoder, "learnable": self.learnable})
+        self.average: AveragedModel | None = None
+        if run.average is not None:
+            update = get_ema_multi_avg_fn(run.average)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.encoder, multi_avg_fn=update, use_buffers=True)
+            modules["average"] = self.average.requires_grad_(False)
         self.engine = Engine(modules, run.optimizer, device, run.precision)
+        self.watch = Watch(run.guard)
         self.path = folder / CHECKPOINT if folder else None
         self.log = RunLog(folder / "log.jsonl" if folder else None)
         self.on_line, self.checkpoint_seconds = on_line, checkpoint_seconds
@@ -152,6 +161,7 @@ class _Job:
         if checkpoint.settings != self.settings:
             raise RunError(f"{self.path}: belongs to a run of other settings; choose another folder")
         checkpoint.restore(self.engine.modules, self.engine.optimizer)
+        self.watch.healthy = checkpoint.healthy
         self.step, self.seconds, self.signal = checkpoint.step, checkpoint.seconds, checkpoint.signal
         kept = [line for line in self.log.cut(self.step) if line.get("kind") == "step"]
         epoch = self.step // self.run.sampler.batches_per_epoch(self.y)
@@ -168,6 +178,7 @@ class _Job:
             signal=self.signal,
             settings=self.settings,
             seconds=self.seconds,
+            healthy=self.watch.healthy,
         ).save(self.path)
 
     def go(self) -> None:
@@ -183,6 +194,7 @@ class _Job:
                 self.losses.append(logs["loss"])
                 self._say({"kind": "step", "epoch": epoch, "steps": steps, **logs})
                 self.step += 1
+                self._guard(epoch)
                 if self.step % per_epoch and time.monotonic() - saved >= self.checkpoint_seconds:
                     self.save()
                     saved = time.monotonic()
@@ -224,6 +236,8 @@ class _Job:
             if not math.isfinite(float(step.loss.detach())):
                 raise RunError(self._not_finite(progress.step, progress.epoch))
             self.engine.step(step.loss)
+            if self.average is not None:
+                self.average.update_parameters(self.encoder)
             logs = step.logs
 
     @torch.no_grad()
@@ -243,15 +257,34 @@ class _Job:
         )
 
     def _end_epoch(self, epoch: int, loss: float) -> None:
-        """Log Recall@1 on the first training images: the test split is not looked at."""
+        """Log Recall@1 and spread on the first training images: the test split is not looked at."""
         x, y = self.x[:MONITORED], self.y[:MONITORED]
         if not self._finite(x):
             raise RunError(self._not_finite(self.step - 1, epoch))
-        z = embed(self.encoder, x)
+        z = embed(self.result, x)
         rows = torch.arange(len(x), device=x.device)
         recall = retrieval_scores(z, y, z, y, self.run.distance, rows).recall(1)
         line = {"kind": "epoch", "epoch": epoch, "epochs": self.run.epochs, "loss": loss}
-        self._say({**line, "recall@1": float(recall.float().mean())}, step=self.step - 1)
+        measures = {"recall@1": float(recall.float().mean()), **spread(z, y, self.run.distance)}
+        self._say({**line, **measures}, step=self.step - 1)
+
+    @property
+    def result(self) -> Encoder:
+        """What the run hands over: the averaged encoder where weights are averaged."""
+        return self.encoder if self.average is None else cast(Encoder, self.average.module)
+
+    def _guard(self, epoch: int) -> None:
+        """Let the guard look, and log what it does."""
+        if self.run.guard is None or self.step % self.run.guard.every:
+            return
+        x, y = self.x[:MONITORED], self.y[:MONITORED]
+        measures = spread(embed(self.encoder, x), y, self.run.distance)
+        modules, optimizer = self.engine.modules, self.engine.optimizer
+        acted = self.watch.look(measures, self.step, self.signal, modules, optimizer)
+        self._say(
+            {"kind": "guard", "epoch": epoch, "acted": acted, "ease": self.signal["ease"], **measures},
+            step=self.step - 1,
+        )
 
     def _say(self, line: Line, step: int | None = None) -> None:
         line = {**line, "step": self.step if step is None else step, "seconds": round(self.seconds, 4)}
