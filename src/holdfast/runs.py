@@ -31,7 +31,7 @@ from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
 from .results import record
 from .results.record import Record
-from .search import PGD
+from .search import PGD, Precision
 from .threat import L2Threat, LinfThreat
 from .training import Adam, CollapseGuard, Run, pick_device, preflight, train
 from .types import Search
@@ -183,6 +183,8 @@ def train_run(
         }
         write_json(folder / "run.json", meta)
     opened = open_run(folder)
+    if opened.meta.get("data_fingerprint", {}).get("train") != split.train.fingerprint():
+        raise RunError(f"{folder}: the training images are not those that this run began with")
     if not opened.finished:
         result = train(
             run, split, folder=folder, resume=True, on_line=on_line, checkpoint_seconds=checkpoint_seconds
@@ -213,6 +215,7 @@ def evaluate_run(
     search: PGD | None = None,
     seed: int = 0,
     device: str = "auto",
+    precision: Precision = "fp32",
     on_chunk: Callable[[str, int, int], None] | None = None,
 ) -> list[Record]:
     """Evaluate a finished run on its test split and append the records to its folder.
@@ -231,6 +234,8 @@ def evaluate_run(
         Of targets, random starts, k-means and bootstrap; not the training seed.
     device
         Where to compute.
+    precision
+        Of the searches: ``"bf16"`` is faster; everything reported is measured in float32.
     on_chunk
         Called with attack, queries done and queries in all.
 
@@ -253,6 +258,7 @@ def evaluate_run(
         "search": to_plain(search),
         "distance": to_plain(run.distance),
         "seed": seed,
+        "precision": precision,
         "data": test.fingerprint(),
         "weights": weights,
         "version": __version__,
@@ -281,7 +287,9 @@ def evaluate_run(
     records = [_record(shared, "none", "clean", m, e, True, seconds=spent) for m, e in benign.items()]
     store = opened.path / "evaluations" / fingerprint
     write_json(store / "settings.json", settings)
-    results = run_suite(task, SUITES[suite], search, threat, seed=seed, folder=store, on_chunk=on_chunk)
+    results = run_suite(
+        task, SUITES[suite], search, threat, seed=seed, precision=precision, folder=store, on_chunk=on_chunk
+    )
     at: dict[str, Any] = {"eps": threat.eps, "alpha": _alpha(search), "steps": search.steps}
     for entry, outcome, seconds in results:
         for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):

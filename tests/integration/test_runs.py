@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -12,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-from holdfast import encoders
+from holdfast import config, encoders
 from holdfast.adversaries import Fixed, HardnessManipulation, MixedBoundary, Shift
+from holdfast.cli.options import changed
 from holdfast.config import from_plain, to_plain
 from holdfast.data import DATASETS, Digits, MPerClass, Omniglot, PairSampler
 from holdfast.defenses import AdversarialTraining
@@ -23,16 +25,15 @@ from holdfast.evaluation import SUITES, embed, evaluate_retrieval, retrieval_tas
 from holdfast.files import read_arrays, read_json, read_lines
 from holdfast.functional.distance import Cosine
 from holdfast.losses import ProxyAnchor, Triplet
-from holdfast.miners import Semihard
-from holdfast.recipes import RECIPES, recipe
-from holdfast.recipes.deep import SETTINGS
+from holdfast.miners import Semihard, Softhard
+from holdfast.recipes import RECIPES, SETTINGS, recipe
 from holdfast.results import record
 from holdfast.results.record import Record
 from holdfast.runs import allowed_types, default_search, evaluate_run, open_run, train_run
 from holdfast.schedules import HalfCosine
 from holdfast.search import NES, PGD
 from holdfast.threat import L2Threat, LinfThreat
-from holdfast.training import Adam, Run
+from holdfast.training import Adam, Run, train
 
 pytestmark = pytest.mark.integration
 
@@ -341,9 +342,54 @@ def test_every_recipe_makes_a_run_for_every_data_set_with_settings(name: str, da
     run = recipe(name, data)
     assert isinstance(run, Run)
     assert run.name == name
-    assert run.data == DATASETS[data]()
-    assert getattr(run.defense, "threat", None) in (None, run.threat)
+    assert run.data == SETTINGS[data].data()
+    threat = getattr(run.defense, "threat", None)
+    assert getattr(threat, "part", threat) in (None, run.threat)  # a ramp ends at the run's radius
     assert recipe(name) == recipe(name, "digits")
+
+
+PLAIN = {"plain", "free-at", *(f"hm-{letter}-{letter}" for letter in "rmsdh")}
+"""Recipes without a search."""
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_every_recipe_trains_two_steps(name: str) -> None:
+    """With the real parts and a short search; the logs are finite and the weights move."""
+    run = changed(recipe(name), {"steps": 2} if name not in PLAIN else {}, ["data.train_images=40"])
+    run = replace(config.replace(run, "sampler.batch_pairs", 20), epochs=1)
+    lines: list[dict[str, Any]] = []
+    data = run.data.load()
+    result = train(run, data, on_line=lines.append)
+    assert result.steps == 2
+    assert all(math.isfinite(v) for line in lines for v in line.values() if isinstance(v, float))
+    start = run.encoder.build(data.train.shape, run.seed).state_dict()
+    moved = result.encoder.state_dict()
+    # The released ramp of CA-TRIDE starts at zero; its images rest in the first epoch, its weights do not.
+    assert any(not torch.equal(start[k], moved[k]) for k in start)
+
+
+def test_a_sampler_as_its_own_destination_is_plain_training() -> None:
+    """HM[S, S] is softhard training bit for bit, by the same streams."""
+    own = config.replace(recipe("hm-s-s"), "data.train_images", 60)
+    plain = replace(
+        config.replace(recipe("plain"), "data.train_images", 60),
+        defense=AdversarialTraining(loss=Triplet(margin=0.2), miner=Softhard()),
+    )
+    weights = [train(replace(r, epochs=1), r.data.load()).encoder.state_dict() for r in (own, plain)]
+    assert all(torch.equal(weights[0][k], weights[1][k]) for k in weights[0])
+
+
+def test_names_with_a_data_set() -> None:
+    run = recipe("cub-hm-ics")
+    assert (run.name, run.data.name, run.epochs) == ("hm-ics", "cub", 75)
+    assert run.optimizer == Adam(lr=1e-5, weight_decay=4e-4)
+    assert run.threat.eps == 8 / 255
+    assert recipe("sop-hm-ics").defense.extra[0].weight == 0.05
+    assert recipe("cars-ca-tride").defense.adversary.parts[0].sharpness == 9.5
+    assert recipe("fashion-act").data.name == "fashion-mnist"
+    assert recipe("fashion-small-act").data.train_per_class == 200
+    with pytest.raises(InvalidArgument, match="cub"):
+        recipe("cub-hm-ics", "sop")
 
 
 @pytest.mark.parametrize(
@@ -351,7 +397,7 @@ def test_every_recipe_makes_a_run_for_every_data_set_with_settings(name: str, da
     [
         (("hm-isc",), "recipe: need a known name .did you mean hm-ics"),
         (("PLAIN",), "did you mean plain"),
-        (("zzz",), "known: act, .*plain"),
+        (("zzz",), "known: acap, act, .*plain"),
         (("",), "recipe"),
         (("plain", "digit"), "data set: need a known name .did you mean digits"),
         (("plain", "mnits"), "did you mean mnist"),

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from ..functional.ranking import chunks
 from ..rng import RowStreams
-from ..search.modes import frozen
+from ..search import Precision, frozen, in_precision
 from ..types import Attack, RetrievalTask, Search, Threat
 
 
@@ -44,6 +44,7 @@ def run(
     seed: int = 0,
     label: str = "attack",
     batch_size: int = 128,
+    precision: Precision = "fp32",
 ) -> Outcome:
     """Attack every query of a task.
 
@@ -58,10 +59,13 @@ def run(
         depend on ``batch_size`` or on the other queries.
     batch_size
         Queries at a time.
+    precision
+        Of the search; targets and measures are always computed by the encoder as it is.
     """
     if len(task) == 0:
         raise InvalidArgument("task", "at least one query", 0)
     parts = []
+    searched = in_precision(task.encoder, precision)
     for rows in chunks(len(task), batch_size):
         part = task.rows(rows)
         target = attack.target(part, RowStreams(seed, label, "target", index=part.index))
@@ -70,7 +74,7 @@ def run(
             return attack.gain(z, target, part)
 
         streams = RowStreams(seed, label, "search", index=part.index)
-        x = search(task.encoder, part.x, objective, threat, streams)
+        x = search(searched, part.x, objective, threat, streams)
         with frozen(task.encoder), torch.no_grad():
             z = task.encoder(x)
             parts.append(

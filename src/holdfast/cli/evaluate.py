@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from ..config import number
 from ..errors import UnknownName
 from ..runs import default_search, evaluate_run, open_run
+from ..search import Precision
 from ..threat import THREATS
 from .options import use_threads
 from .output import live, print_json, print_table, print_text, score_table
@@ -24,6 +25,7 @@ def evaluate_command(
     steps: Annotated[int, typer.Option(help="Steps of each attack.")] = 32,
     alpha: Annotated[str | None, typer.Option(help="Step length; by default 2.5 * eps / steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of targets and random starts.")] = 0,
+    precision: Annotated[str, typer.Option(help="Of the searches: fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
@@ -47,6 +49,7 @@ def evaluate_command(
             search=search,
             seed=seed,
             device=device,
+            precision=cast(Precision, precision),
             on_chunk=lambda *at: progress.attacking(opened.run.name, *at),
         )
     if as_json:

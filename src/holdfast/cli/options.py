@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from .. import config
 from ..encoders import ENCODERS
 from ..errors import InvalidArgument, UnknownName
 from ..runs import allowed_types
+from ..search import PGD
+from ..threat import L2Threat, LinfThreat
 from ..training import Run
 
 ALIASES: Mapping[str, str] = {
@@ -59,29 +61,46 @@ def _build(name: str) -> Any:
 
 
 def _with_eps(run: Run, eps: float) -> Run:
-    old = run.threat.eps
-    run = config.replace(run, "threat.eps", eps)
-    defense: Any = run.defense
-    if getattr(defense, "threat", None) is not None:
-        run = config.replace(run, "defense.threat.eps", eps)
-    if isinstance(_alpha(run), float) and old > 0:
-        run = config.replace(run, "defense.search.alpha", _alpha(run) * eps / old)
-    return run
+    factor = eps / run.threat.eps if run.threat.eps > 0 else 1.0
+
+    def change(part: Any) -> Any:
+        if isinstance(part, LinfThreat | L2Threat):
+            return replace(part, eps=eps)
+        if isinstance(part, PGD) and isinstance(part.alpha, float):
+            return replace(part, alpha=part.alpha * factor)
+        return part
+
+    return replace(run, threat=change(run.threat), defense=_everywhere(run.defense, change))
 
 
 def _with_steps(run: Run, steps: int) -> Run:
-    search: Any = getattr(run.defense, "search", None)
-    if search is None:
-        raise InvalidArgument("steps", f"a recipe with an adversary; {run.name} has none", steps)
-    old = search.steps
-    run = config.replace(run, "defense.search.steps", steps)
-    if isinstance(_alpha(run), float) and steps > 0:
-        run = config.replace(run, "defense.search.alpha", _alpha(run) * old / steps)
-    return run
+    found: list[PGD] = []
+
+    def change(part: Any) -> Any:
+        if not isinstance(part, PGD):
+            return part
+        found.append(part)
+        longer = (
+            part.alpha * part.steps / steps if isinstance(part.alpha, float) and steps > 0 else part.alpha
+        )
+        return replace(part, steps=steps, alpha=longer)
+
+    defense = _everywhere(run.defense, change)
+    if not found:
+        raise InvalidArgument("steps", f"a recipe with a search; {run.name} has none", steps)
+    return replace(run, defense=defense)
 
 
-def _alpha(run: Run) -> Any:
-    return getattr(getattr(run.defense, "search", None), "alpha", None)
+def _everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply a change to every part of a nested frozen value, the innermost first."""
+    if isinstance(value, tuple):
+        return tuple(_everywhere(item, change) for item in value)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+    new = {name: _everywhere(part, change) for name, part in parts.items()}
+    changed = {name: part for name, part in new.items() if part is not parts[name]}
+    return change(replace(value, **changed) if changed else value)
 
 
 def use_threads(threads: int | None) -> None:

@@ -17,6 +17,7 @@ from ..types import (
     BatchLoss,
     BatchView,
     Context,
+    Objective,
     PairwiseDistance,
     Progress,
     Roles,
@@ -63,6 +64,11 @@ class AdversarialTraining:
         ``"moved"``: the loss reads the moved inputs. ``"clean"``: it reads the clean ones, and only ``extra``
         sees the moved ones.
 
+    monitor
+        A stronger search that attacks the same batch every ``monitor_every`` steps: where it raises the
+        gain much more than ``search`` does, single-step training has overfitted to its own step (catastrophic
+        overfitting, Wong et al. 2020). Logged as ``gain`` and ``monitor_gain``; None watches nothing.
+
     Notes
     -----
     Miner, adversary, search and threat may be parts that change with progress (they have a method ``at``).
@@ -77,6 +83,8 @@ class AdversarialTraining:
     threat: Any = None
     extra: tuple[ExtraLoss, ...] = ()
     on: Literal["moved", "clean"] = "moved"
+    monitor: Any = None
+    monitor_every: int = 10
 
     def __post_init__(self) -> None:
         reads = getattr(self.loss, "reads", None)
@@ -163,12 +171,15 @@ class AdversarialTraining:
             gain: Tensor = self.adversary.gain(BatchView(z, clean, ctx.y, target), ctx)
             return gain
 
-        moved = self.search(ctx.bare, ctx.x, objective, self.threat, ctx.generator)
+        moved, watched = self._move(ctx, ctx.x, objective)
         if not self.extra:
-            return self._step(ctx, loss, ctx.encoder(moved if self.on == "moved" else ctx.x))
+            step = self._step(ctx, loss, ctx.encoder(moved if self.on == "moved" else ctx.x))
+            return Step(step.loss, {**step.logs, **watched})
         now, before = ctx.encoder(torch.cat([moved, ctx.x])).chunk(2)
         step = self._step(ctx, loss, now if self.on == "moved" else before)
-        return self._with_extra(step.loss, BatchView(now, before, ctx.y, target), ctx, step.logs)
+        return self._with_extra(
+            step.loss, BatchView(now, before, ctx.y, target), ctx, {**step.logs, **watched}
+        )
 
     def _triplet_step(self, ctx: Context, loss: Callable[..., Tensor]) -> Step:
         clean_z = self._clean(ctx)
@@ -189,7 +200,7 @@ class AdversarialTraining:
             return gain
 
         x0 = torch.cat([ctx.x[rows[place]] for place in moving])
-        moved = self.search(ctx.bare, x0, objective, self.threat, ctx.generator)
+        moved, watched = self._move(ctx, x0, objective)
 
         # One forward pass for all that the loss needs: moved images, then the clean roles that are read.
         read = set(range(3)) if self.on == "clean" else {place for place in range(3) if place not in moving}
@@ -208,9 +219,20 @@ class AdversarialTraining:
             "hardness": float(hardness(view.now, ctx.distance).detach().mean()),
             "clean_hardness": float(hardness(clean, ctx.distance).mean()),
         }
+        logs |= watched
         if target is not None:
             logs["target"] = float(target.mean())
         return self._with_extra(value, view, ctx, logs)
+
+    def _move(self, ctx: Context, x0: Tensor, objective: Objective) -> tuple[Tensor, dict[str, float]]:
+        """Search, and now and then search again with the monitor to see what the search misses."""
+        moved: Tensor = self.search(ctx.bare, x0, objective, self.threat, ctx.generator)
+        if self.monitor is None or ctx.progress.step % self.monitor_every:
+            return moved, {}
+        stronger = self.monitor(ctx.bare, x0, objective, self.threat, ctx.generator)
+        with frozen(ctx.bare), torch.no_grad():
+            gains = [float(objective(ctx.bare(x)).mean()) for x in (moved, stronger)]
+        return moved, {"gain": gains[0], "monitor_gain": gains[1]}
 
     def _with_extra(
         self, value: Tensor, view: TripletView | BatchView, ctx: Context, logs: dict[str, float]
@@ -219,5 +241,11 @@ class AdversarialTraining:
         return Step(total, {**logs, "total": float(total.detach())})
 
 
-_CHANGING = {"miner": "__call__", "adversary": "gain", "search": "__call__", "threat": "project"}
+_CHANGING = {
+    "monitor": "__call__",
+    "miner": "__call__",
+    "adversary": "gain",
+    "search": "__call__",
+    "threat": "project",
+}
 """Parts that may change with progress, and the method by which each is known."""

@@ -16,6 +16,7 @@ from ..attacks.run import join
 from ..errors import InvalidArgument
 from ..files import read_arrays, write_arrays
 from ..functional.ranking import chunks
+from ..search import Precision
 from ..types import Attack, RetrievalTask, Search, Threat
 
 
@@ -101,6 +102,7 @@ def run_suite(
     *,
     seed: int = 0,
     chunk: int = 128,
+    precision: Precision = "fp32",
     folder: Path | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
 ) -> list[EntryResult]:
@@ -116,6 +118,8 @@ def run_suite(
         Of targets and random starts; results do not depend on ``chunk``.
     chunk
         Queries attacked at once and stored together.
+    precision
+        Of the searches; measures are always in the encoder's own.
     folder
         Where finished chunks are kept. The caller gives every setting a folder of its own; ``None`` keeps
         nothing.
@@ -131,7 +135,8 @@ def run_suite(
         seconds = 0.0
         for rows in chunks(len(task), chunk):
             name = f"{_file_name(entry.label)}-{rows.start:08d}-{rows.stop:08d}.npz"
-            part, spent = _chunk(task.rows(rows), entry, entry_search, threat, seed, folder and folder / name)
+            path = folder and folder / name
+            part, spent = _chunk(task.rows(rows), entry, entry_search, threat, seed, precision, path)
             parts.append(part)
             seconds += spent
             if on_chunk is not None:
@@ -141,12 +146,27 @@ def run_suite(
 
 
 def _chunk(
-    part: RetrievalTask, entry: Entry, search: Search, threat: Threat, seed: int, path: Path | None
+    part: RetrievalTask,
+    entry: Entry,
+    search: Search,
+    threat: Threat,
+    seed: int,
+    precision: Precision,
+    path: Path | None,
 ) -> tuple[Outcome, float]:
     if path is not None and path.exists():
         return _load(path, part.x.device)
     start = time.perf_counter()
-    outcome = run(part, entry.attack, search, threat, seed=seed, label=entry.label, batch_size=len(part))
+    outcome = run(
+        part,
+        entry.attack,
+        search,
+        threat,
+        seed=seed,
+        label=entry.label,
+        batch_size=len(part),
+        precision=precision,
+    )
     seconds = time.perf_counter() - start
     if path is not None:
         _save(path, outcome, seconds)

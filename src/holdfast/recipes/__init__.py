@@ -11,15 +11,11 @@ from ..config import replace as replace_path
 from ..data import DATASETS
 from ..errors import InvalidArgument, UnknownName
 from ..training import Run
-from .deep import act, est, hm, hm_ics, plain
+from .deep import METHODS, act, est, hm, hm_ics, holdfast, plain
+from .settings import SETTINGS
 
-RECIPES: Mapping[str, Callable[..., Run]] = {
-    "plain": plain,
-    "est": est,
-    "act": act,
-    "hm": hm,
-    "hm-ics": hm_ics,
-}
+RECIPES: Mapping[str, Callable[[str], Run]] = METHODS
+"""Recipes by name: functions from the name of a setting to a run."""
 
 
 def recipe(name: str, data: str | None = None, root: str | None = None) -> Run:
@@ -28,10 +24,11 @@ def recipe(name: str, data: str | None = None, root: str | None = None) -> Run:
     Parameters
     ----------
     name
-        A name of :data:`RECIPES`, or ``package.module:function`` for a recipe of your own (it is imported and
-        called without arguments).
+        A name of :data:`RECIPES`; a setting and such a name (``cub-hm-ics``, ``fashion-small-act``); or
+        ``package.module:function`` for a recipe of your own (it is imported and called without arguments).
     data
-        A name of ``DATASETS``; the recipe's own data if ``None``.
+        A name of ``SETTINGS``: a data set with the constants for it; digits by default. For a recipe of your
+        own a name of ``DATASETS``, which replaces its data and nothing else.
     root
         Folder of the data set's files.
 
@@ -40,23 +37,37 @@ def recipe(name: str, data: str | None = None, root: str | None = None) -> Run:
     UnknownName
         For an unknown recipe or data set; lists near matches.
     InvalidArgument
-        If an own recipe cannot be imported or does not return a :class:`~holdfast.training.Run`.
+        If an own recipe cannot be imported, does not return a :class:`~holdfast.training.Run`, or
+        ``data`` contradicts the setting in the name.
     """
-    if data is not None and data not in DATASETS:
-        raise UnknownName("data set", data, DATASETS)
     if ":" in name:
         run = _own(name)
         if data is not None:
+            if data not in DATASETS:
+                raise UnknownName("data set", data, DATASETS)
             run = replace(run, data=DATASETS[data]())
-    elif name in RECIPES:
-        run = RECIPES[name](data or "digits")
     else:
-        raise UnknownName("recipe", name, RECIPES)
+        method, chosen = _split(name)
+        if data is not None and chosen is not None and data != chosen:
+            raise InvalidArgument("data", f"{chosen!r} or nothing, as the recipe {name} is for it", data)
+        run = RECIPES[method](data or chosen or "digits")
     if root is None:
         return run
     if not hasattr(run.data, "root"):
         raise InvalidArgument("data-dir", f"nothing, because {run.data.name} needs no files", root)
     return replace_path(run, "data.root", root)
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """Return the method of a recipe's name, and the setting if it starts with one."""
+    if name in RECIPES:
+        return name, None
+    for chosen in sorted(SETTINGS, key=len, reverse=True):
+        prefix = "fashion" if chosen == "fashion-mnist" else chosen
+        method = name.removeprefix(f"{prefix}-")
+        if method != name and method in RECIPES:
+            return method, chosen
+    raise UnknownName("recipe", name, RECIPES)
 
 
 def _own(name: str) -> Run:
@@ -76,4 +87,4 @@ def _own(name: str) -> Run:
     return made
 
 
-__all__ = ["RECIPES", "act", "est", "hm", "hm_ics", "plain", "recipe"]
+__all__ = ["RECIPES", "SETTINGS", "act", "est", "hm", "hm_ics", "holdfast", "plain", "recipe"]

@@ -1,103 +1,285 @@
-"""The deep line: plain triplets, EST, ACT, Hardness Manipulation with and without the structure term."""
+"""The deep line: a function for each published method, from the name of a setting to a complete run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from ..adversaries import Collapse, Gradual, HardnessManipulation, Shift
-from ..data import DATASETS, PairSampler
-from ..defenses import AdversarialTraining
-from ..encoders import C2F2, EncoderSpec, SmallCNN
+from ..adversaries import (
+    Alternate,
+    AnchoredCollapse,
+    AnchorPerturbation,
+    BodyCollapse,
+    CandidatePerturbation,
+    Collapse,
+    Gradual,
+    HardnessManipulation,
+    Mined,
+    MinMax,
+    MixedBoundary,
+    Ramp,
+    Shift,
+)
+from ..data import PairSampler
+from ..defenses import AdversarialTraining, FreeTraining, Mixture
 from ..errors import UnknownName
-from ..losses import IntraClassStructure, Triplet
-from ..miners import Random, Softhard
+from ..losses import Consistency, HalfBatch, IntraClassStructure, Triplet
+from ..miners import DistanceWeighted, GradualSemihard, Hardest, Random, Semihard, Softhard
+from ..schedules import Linear
 from ..search import PGD
 from ..threat import LinfThreat
-from ..training import Adam, Run
-from ..types import Adversary, Miner
+from ..training import CollapseGuard, Run
+from ..types import Defense, Miner
+from .settings import SETTINGS, Setting
+
+MARGIN = 0.2
+RANDOM_STEP = 1.25
+"""Length of the single step of fast adversarial training, in units of eps (Wong et al. 2020)."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The constants of a data set: network, budget, length of training.
-
-    ``published`` keeps two habits of the reference code: an image may be its own partner in a pair, and the
-    softhard miner may take the anchor as its own positive.
-    """
-
-    encoder: EncoderSpec
-    eps: float
-    steps: int
-    alpha: float
-    epochs: int
-    batch_pairs: int = 128
-    published: bool = False
-    optimizer: Adam = field(default_factory=Adam)
+def setting(name: str) -> Setting:
+    """Return a setting by name."""
+    if name not in SETTINGS:
+        raise UnknownName("data set", name, SETTINGS)
+    return SETTINGS[name]
 
 
-# The published constants for 28-pixel networks: eps 77/255, alpha 3/255, 32 steps, 8 epochs, Adam 1e-3, 1e-7.
-_PUBLISHED_28 = Setting(encoder=C2F2(), eps=77 / 255, steps=32, alpha=3 / 255, epochs=8, published=True)
+def miners(s: Setting) -> dict[str, Miner]:
+    """Return the five samplers by their letters: random, semihard, softhard, distance, hardest."""
+    return {
+        "r": Random(),
+        "m": Semihard(margin=MARGIN),
+        "s": Softhard(self_positive=s.published),
+        "d": DistanceWeighted(),
+        "h": Hardest(),
+    }
 
-SETTINGS: Mapping[str, Setting] = {
-    # Ours: chosen on a part of the training rows, see docs/decisions.md.
-    "digits": Setting(encoder=SmallCNN(), eps=0.2, steps=8, alpha=0.05, epochs=40, batch_pairs=100),
-    "mnist": _PUBLISHED_28,
-    "fashion-mnist": _PUBLISHED_28,
-    "omniglot": Setting(encoder=C2F2(), eps=0.1, steps=8, alpha=0.025, epochs=8),
-}
+
+def against(s: Setting, adversary: Any, miner: Miner, **more: Any) -> AdversarialTraining:
+    """Return adversarial training with the budget of a setting."""
+    parts = {"search": PGD(steps=s.steps, alpha=s.alpha), "threat": LinfThreat(eps=s.eps), **more}
+    return AdversarialTraining(loss=Triplet(margin=MARGIN), miner=miner, adversary=adversary, **parts)
 
 
-def _run(
-    name: str,
-    data: str,
-    *,
-    softhard: bool = False,
-    adversary: Adversary[Any] | None = None,
-    extra: tuple[Any, ...] = (),
-) -> Run:
-    if data not in SETTINGS:
-        raise UnknownName("data set", data, SETTINGS)
-    s = SETTINGS[data]
-    threat = LinfThreat(eps=s.eps)
-    miner: Miner = Softhard(self_positive=s.published) if softhard else Random()
-    parts: dict[str, Any] = {}
-    if adversary is not None:
-        parts = {"adversary": adversary, "search": PGD(steps=s.steps, alpha=s.alpha), "threat": threat}
+def run_of(name: str, s: Setting, defense: Defense, **more: Any) -> Run:
+    """Return the run of a defense with the constants of a setting."""
     return Run(
-        name=name,
-        data=DATASETS[data](),
-        defense=AdversarialTraining(loss=Triplet(margin=0.2), miner=miner, extra=extra, **parts),
-        threat=threat,
-        encoder=s.encoder,
-        sampler=PairSampler(batch_pairs=s.batch_pairs, self_pairs=s.published),
-        optimizer=s.optimizer,
-        epochs=s.epochs,
+        **{
+            "name": name,
+            "data": s.data(),
+            "defense": defense,
+            "threat": LinfThreat(eps=s.eps),
+            "encoder": s.encoder,
+            "sampler": PairSampler(batch_pairs=s.batch_pairs, self_pairs=s.published),
+            "optimizer": s.optimizer,
+            "epochs": s.epochs,
+            **more,
+        }
     )
 
 
 def plain(data: str = "digits") -> Run:
     """Triplet loss on random triplets, no adversary: the undefended encoder of the published tables."""
-    return _run("plain", data)
+    return run_of("plain", setting(data), AdversarialTraining(loss=Triplet(margin=MARGIN), miner=Random()))
 
 
 def est(data: str = "digits") -> Run:
     """Embedding-shifted triplets (Zhou et al., ECCV 2020)."""
-    return _run("est", data, adversary=Shift())
+    s = setting(data)
+    return run_of("est", s, against(s, Shift(), Random()))
+
+
+def ses(data: str = "digits") -> Run:
+    """Clean triplets, and every shifted embedding kept near its clean one (SES of the reference code)."""
+    s = setting(data)
+    return run_of("ses", s, against(s, Shift(), Random(), on="clean", extra=(Consistency(weight=1.0),)))
+
+
+def rest(data: str = "digits") -> Run:
+    """Shifted positives and negatives, clean anchors (REST of the reference code)."""
+    s = setting(data)
+    return run_of("rest", s, against(s, Shift(moves="pn"), Random()))
 
 
 def act(data: str = "digits") -> Run:
     """Anti-collapse triplets (Zhou et al., TPAMI 2024)."""
-    return _run("act", data, adversary=Collapse())
+    s = setting(data)
+    return run_of("act", s, against(s, Collapse(), Random()))
+
+
+def act_half(data: str = "digits") -> Run:
+    """Anti-collapse triplets or plain triplets, by a fair coin for each batch (px of the reference code)."""
+    s = setting(data)
+    parts = (
+        against(s, Collapse(), Random()),
+        AdversarialTraining(loss=Triplet(margin=MARGIN), miner=Random()),
+    )
+    return run_of("act-half", s, Mixture(parts=parts))
+
+
+def min_max(data: str = "digits") -> Run:
+    """Triplets as hard as the budget allows; collapses without a guard (Zhou and Patel, CVPR 2022)."""
+    s = setting(data)
+    return run_of("min-max", s, against(s, MinMax(), Random()))
+
+
+def ramd(data: str = "digits") -> Run:
+    """Min-max with clean anchors (RAMD of the reference code, whose unnormalised anchor is mended here)."""
+    s = setting(data)
+    return run_of("ramd", s, against(s, MinMax(moves="pn"), Random()))
+
+
+def amd_semi(data: str = "digits") -> Run:
+    """Hardness up to the root of the last loss, hinge not squared (an early gradual adversary)."""
+    s = setting(data)
+    adversary = HardnessManipulation(destination=Gradual(power=0.5), objective="linear")
+    return run_of("amd-semi", s, against(s, adversary, Semihard(margin=MARGIN)))
+
+
+def tbc(data: str = "digits") -> Run:
+    """Whole triplets drawn together (triplet-body collapse of the reference code)."""
+    s = setting(data)
+    return run_of("tbc", s, against(s, BodyCollapse(), Random()))
+
+
+def acap(data: str = "digits") -> Run:
+    """Collapse or hardness by a coin at each step of the search (anti-collapse with anchor)."""
+    s = setting(data)
+    return run_of("acap", s, against(s, AnchoredCollapse(), Random()))
 
 
 def hm(data: str = "digits") -> Run:
-    """Hardness manipulation, HM[S, gLGA] (Zhou and Patel, CVPR 2022)."""
-    return _run("hm", data, softhard=True, adversary=HardnessManipulation(destination=Gradual()))
+    """Hardness manipulation with the gradual adversary, HM[S, gLGA] (Zhou and Patel, CVPR 2022)."""
+    s = setting(data)
+    return run_of("hm", s, against(s, HardnessManipulation(destination=Gradual()), miners(s)["s"]))
 
 
 def hm_ics(data: str = "digits") -> Run:
-    """HM[S, gLGA] with the intra-class structure term, weight 0.5 (Zhou and Patel, CVPR 2022)."""
+    """HM[S, gLGA] with the intra-class structure term (Zhou and Patel, CVPR 2022)."""
+    s = setting(data)
     adversary = HardnessManipulation(destination=Gradual())
-    return _run("hm-ics", data, softhard=True, adversary=adversary, extra=(IntraClassStructure(weight=0.5),))
+    extra = (IntraClassStructure(weight=s.structure),)
+    return run_of("hm-ics", s, against(s, adversary, miners(s)["s"], extra=extra))
+
+
+def hm_boundary(data: str = "digits") -> Run:
+    """HM[S, g_B(M)]: a mined semihard destination, raised as the loss falls (Zhou and Patel, CVPR 2022)."""
+    s = setting(data)
+    adversary = HardnessManipulation(destination=MixedBoundary(miner=Semihard(margin=MARGIN)))
+    return run_of("hm-boundary", s, against(s, adversary, miners(s)["s"]))
+
+
+def hm_pair(source: str, destination: str, data: str = "digits") -> Run:
+    """HM[source, destination] of two samplers; the same sampler twice is plain training with it.
+
+    Parameters
+    ----------
+    source, destination
+        Letters of :func:`miners`.
+    data
+        Name of a setting.
+    """
+    s = setting(data)
+    table = miners(s)
+    for letter in (source, destination):
+        if letter not in table:
+            raise UnknownName("sampler", letter, table)
+    name = f"hm-{source}-{destination}"
+    if source == destination:
+        return run_of(name, s, AdversarialTraining(loss=Triplet(margin=MARGIN), miner=table[source]))
+    adversary = HardnessManipulation(destination=Mined(miner=table[destination]))
+    return run_of(name, s, against(s, adversary, table[source]))
+
+
+def hmix(data: str = "digits") -> Run:
+    """HM[R, M] or HM[S, M], by a fair coin for each batch (hmix of the reference code)."""
+    s = setting(data)
+    destination = HardnessManipulation(destination=Mined(miner=miners(s)["m"]))
+    parts = tuple(against(s, destination, miners(s)[source]) for source in ("r", "s"))
+    return run_of("hmix", s, Mixture(parts=parts))
+
+
+def free_at(data: str = "digits") -> Run:
+    """Free adversarial training: four replays a batch, a quarter of the epochs (Shafahi et al. 2019)."""
+    s = setting(data)
+    free = FreeTraining(loss=Triplet(margin=MARGIN), miner=Random(), threat=LinfThreat(eps=s.eps), replays=4)
+    return run_of("free-at", s, free, epochs=max(1, s.epochs // 4))
+
+
+def fast_at(data: str = "digits") -> Run:
+    """HM[S, gLGA] with one long step from a random start (after Wong et al. 2020), watched."""
+    s = setting(data)
+    search = PGD(steps=1, alpha=RANDOM_STEP * s.eps, random_start=True)
+    watch = PGD(steps=s.steps, alpha=s.alpha)
+    adversary = HardnessManipulation(destination=Gradual())
+    return run_of("fast-at", s, against(s, adversary, miners(s)["s"], search=search, monitor=watch))
+
+
+def tride(data: str = "digits") -> Run:
+    """Triplet decoupling: candidates and anchors moved in turns, each as hard as the budget allows."""
+    s = setting(data)
+    turns = Alternate(parts=(MinMax(moves="pn"), MinMax(moves="a")))
+    return run_of("tride", s, against(s, turns, GradualSemihard(margin=MARGIN), **_ramped(s)))
+
+
+def ca_tride(data: str = "digits") -> Run:
+    """Collapse-aware triplet decoupling as released, with its step ramp (Tian et al., ICML 2024)."""
+    s = setting(data)
+    turns = Alternate(
+        parts=(
+            CandidatePerturbation(sharpness=s.sharpness),
+            AnchorPerturbation(sharpness=s.sharpness, sign="released" if s.published else "hardening"),
+        )
+    )
+    parts = {**_ramped(s), "extra": (HalfBatch(),)}
+    return run_of("ca-tride", s, against(s, turns, GradualSemihard(margin=MARGIN), **parts))
+
+
+def _ramped(s: Setting) -> dict[str, Any]:
+    """Return the search of the released code: 16 steps whose length grows from 0 with the epochs."""
+    return {
+        "search": Ramp(part=PGD(steps=16, alpha=s.alpha), field="alpha", schedule=Linear(start=0.0, stop=1.0))
+    }
+
+
+def holdfast(data: str = "digits") -> Run:
+    """Our composition: HM, structure term, a radius that grows, averaged weights, a collapse guard."""
+    s = setting(data)
+    run = hm_ics(data)
+    defense: Any = run.defense
+    grown = Ramp(part=LinfThreat(eps=s.eps), field="eps", schedule=Linear(start=0.5, stop=1.0), by="step")
+    return replace(
+        run,
+        name="holdfast",
+        defense=replace(defense, threat=grown),
+        guard=CollapseGuard(),
+        average=0.9,
+    )
+
+
+METHODS: Mapping[str, Callable[[str], Run]] = {
+    "plain": plain,
+    "est": est,
+    "ses": ses,
+    "rest": rest,
+    "act": act,
+    "act-half": act_half,
+    "min-max": min_max,
+    "ramd": ramd,
+    "amd-semi": amd_semi,
+    "tbc": tbc,
+    "acap": acap,
+    "hm": hm,
+    "hm-ics": hm_ics,
+    "hm-boundary": hm_boundary,
+    "hmix": hmix,
+    "free-at": free_at,
+    "fast-at": fast_at,
+    "tride": tride,
+    "ca-tride": ca_tride,
+    "holdfast": holdfast,
+    **{f"hm-{a}-{b}": partial(hm_pair, a, b) for a in "rmsdh" for b in "rmsdh"},
+}
+"""Methods by name; ``hm-s-m`` is HM[S, M]."""
