@@ -25,9 +25,9 @@ from holdfast.adversaries import (
     at_moment,
 )
 from holdfast.adversaries.decoupled import sharpness_of
-from holdfast.defenses import AdversarialTraining, FreeTraining, Mixture
+from holdfast.defenses import AdversarialTraining, FreeTraining, Mixture, Processes
 from holdfast.encoders import LinearEncoder
-from holdfast.errors import InvalidArgument
+from holdfast.errors import DataError, InvalidArgument
 from holdfast.functional.distance import Euclidean, SquaredEuclidean
 from holdfast.losses import Consistency, HalfBatch, MultiSimilarity, ProxyAnchor, Triplet
 from holdfast.miners import Random
@@ -231,3 +231,51 @@ def test_free_training_with_one_replay_and_no_radius_is_plain() -> None:
     free = FreeTraining(loss=Triplet(), miner=Random(), threat=LinfThreat(eps=0.0), replays=1)
     plain = AdversarialTraining(loss=Triplet(), miner=Random())
     assert drive(free, batch(learnable=free.setup(3, 3))) == pytest.approx(drive(plain, batch()))
+
+
+def test_processes_mine_and_remember_apart() -> None:
+    """Two parts give the mean of what each half gives alone, and each keeps its own previous loss."""
+    hm = AdversarialTraining(
+        loss=Triplet(), miner=Random(), adversary=HardnessManipulation(), search=PGD(steps=2, alpha=0.05),
+        threat=LinfThreat(eps=0.1),
+    )  # fmt: skip
+    whole = batch(pairs=8)
+    whole.signal.update({"part0.loss": 0.05, "part1.loss": 0.15})
+    (step,) = Processes(defense=hm).losses(whole)
+    alone = []
+    generator = stream(0, "step")  # one after the other from the same stream, as the parts draw
+    for rows, loss in ((slice(0, 8), 0.05), (slice(8, 16), 0.15)):
+        half = replace(
+            whole, x=whole.x[rows], y=whole.y[rows], index=whole.index[rows], signal={"loss": loss},
+            generator=generator,
+        )  # fmt: skip
+        (one,) = hm.losses(half)
+        alone.append((float(one.loss.detach()), half.signal["loss"], one.logs["target"]))
+    assert float(step.loss.detach()) == pytest.approx((alone[0][0] + alone[1][0]) / 2)
+    assert [whole.signal["part0.loss"], whole.signal["part1.loss"]] == pytest.approx([a[1] for a in alone])
+    assert [a[2] for a in alone] == pytest.approx([-0.05, -0.15])
+    assert "loss" not in whole.signal
+    with pytest.raises(InvalidArgument, match="count"):
+        Processes(defense=hm, count=0)
+    with pytest.raises(DataError, match="two pairs"):
+        next(Processes(defense=hm, count=5).losses(batch(pairs=8)))
+
+
+def test_one_process_is_the_defense_itself() -> None:
+    plain = AdversarialTraining(loss=Triplet(), miner=Random())
+    assert drive(Processes(defense=plain, count=1), batch()) == drive(plain, batch())
+
+
+def test_the_monitor_shows_what_a_single_step_misses() -> None:
+    def made(search: PGD, every: int, step: int) -> dict[str, float]:
+        defense = AdversarialTraining(
+            loss=Triplet(), miner=Random(), adversary=MinMax(), search=search, threat=LinfThreat(eps=0.1),
+            monitor=PGD(steps=10, alpha=0.02), monitor_every=every,
+        )  # fmt: skip
+        return next(defense.losses(batch(progress=Progress(step=step, steps=20)))).logs
+
+    weak = made(PGD(steps=1, alpha=0.001), 10, 0)
+    assert weak["monitor_gain"] > weak["gain"] + 0.05
+    same = made(PGD(steps=10, alpha=0.02), 10, 10)
+    assert same["monitor_gain"] == pytest.approx(same["gain"], abs=1e-6)
+    assert "monitor_gain" not in made(PGD(steps=1), 10, 3)

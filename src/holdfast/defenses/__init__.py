@@ -2,6 +2,7 @@
 
 from .free import FreeTraining
 from .mixture import Mixture
+from .processes import Processes
 from .training import AdversarialTraining
 
-__all__ = ["AdversarialTraining", "FreeTraining", "Mixture"]
+__all__ = ["AdversarialTraining", "FreeTraining", "Mixture", "Processes"]
