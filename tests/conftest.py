@@ -7,19 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
-
-
-def shared_data(name: str) -> Path:
-    """Return a folder of the shared data, or skip with a reason."""
-    path = SHARED / "data" / name
-    if not path.exists():
-        pytest.skip(f"real data set {name!r} is not here: {path} does not exist")
-    return path
 
 
 @pytest.fixture(scope="session", params=["copy", "shared"])
@@ -32,3 +25,25 @@ def golden(request: pytest.FixtureRequest) -> dict[str, np.ndarray]:
         pytest.skip(f"full golden file is not here: {path} does not exist")
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
+
+
+class GoldenNet(nn.Module):
+    """The network of the golden numbers, with its normalised output, in float64."""
+
+    def __init__(self, golden: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(),
+            nn.Linear(144, 24),
+        ).double()  # fmt: skip
+        weights = {k[4:]: torch.from_numpy(golden[k]) for k in golden if k.startswith("net.")}
+        self.net.load_state_dict(weights)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(self.net(x))
+
+
+@pytest.fixture(scope="session")
+def golden_net(golden: dict[str, np.ndarray]) -> GoldenNet:
+    """The encoder that the golden numbers belong to."""
+    return GoldenNet(golden)

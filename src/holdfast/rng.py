@@ -7,7 +7,7 @@ stored to resume a run, and the numbers that a sample receives do not depend on 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -71,31 +71,28 @@ def _per_row(shape: tuple[int, ...], generator: RowStreams) -> int:
     return rows // max(streams, 1)
 
 
+def _draw(sample: Callable[..., Tensor], like: Tensor, generator: Randomness) -> Tensor:
+    shape = tuple(like.shape)
+    if isinstance(generator, RowStreams):
+        blocks = _per_row(shape, generator)
+        rows = [sample(shape[1:], generator=g) for _ in range(blocks) for g in generator.generators]
+        drawn = torch.stack(rows) if rows else torch.empty(shape)
+    else:
+        drawn = sample(shape, generator=generator)
+    return drawn.to(device=like.device, dtype=like.dtype)
+
+
 def uniform(like: Tensor, generator: Randomness) -> Tensor:
     """Draw U(0, 1) numbers shaped like ``like``; row i depends on stream ``i mod n`` alone.
 
     Drawn in float32 on the CPU whatever ``like`` is, so that device and dtype do not change the numbers.
     """
-    shape = tuple(like.shape)
-    if isinstance(generator, RowStreams):
-        blocks = _per_row(shape, generator)
-        rows = [torch.rand(shape[1:], generator=g) for _ in range(blocks) for g in generator.generators]
-        drawn = torch.stack(rows) if rows else torch.empty(shape)
-    else:
-        drawn = torch.rand(shape, generator=generator)
-    return drawn.to(device=like.device, dtype=like.dtype)
+    return _draw(torch.rand, like, generator)
 
 
 def normal(like: Tensor, generator: Randomness) -> Tensor:
     """Draw N(0, 1) numbers shaped like ``like``; see :func:`uniform`."""
-    shape = tuple(like.shape)
-    if isinstance(generator, RowStreams):
-        blocks = _per_row(shape, generator)
-        rows = [torch.randn(shape[1:], generator=g) for _ in range(blocks) for g in generator.generators]
-        drawn = torch.stack(rows) if rows else torch.empty(shape)
-    else:
-        drawn = torch.randn(shape, generator=generator)
-    return drawn.to(device=like.device, dtype=like.dtype)
+    return _draw(torch.randn, like, generator)
 
 
 def choose(allowed: Tensor, generator: Randomness, k: int = 1, replacement: bool = True) -> Tensor:
