@@ -250,7 +250,7 @@ def test_attacks_on_the_query(
     if name in ("QA-m2", "TMA", "LTM", "GTM"):
         assert pixels_agree(x, theirs) >= 0.995
     elif name == "QA+":
-        # The query's own clean image is in the list, at distance 0: the gradient of that distance at the start
+        # The query's own clean image is in the list, at distance 0: the gradient of that distance there
         # is rounding, which no other program repeats. The outcome must be as strong.
         assert float(measure(golden_net(x)).mean()) <= attacked + 0.002
     else:

@@ -7,36 +7,62 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ..attacks import ATTACKS
+from ..evaluation import SUITES
+from ..evaluation.suite import Entry
 from ..results import Record
 from .load import RunFolder
 from .words import budget, join
 
 HEADLINE = "recall@1"
+WHOLE, SCORE = "all", "ers"
+"""The attack and the metric under which a score is recorded; its items are called ``NAME of ers``."""
 
 
 class Strength(NamedTuple):
-    """The norm and radius at which the report shows attacks."""
+    """What attacks were allowed and how long they searched.
+
+    Without ``steps`` and ``alpha`` it is whatever each run has most steps of: no search is shared.
+    """
 
     norm: str
     eps: float
+    steps: int | None = None
+    alpha: float | None = None
 
 
 class Item(NamedTuple):
-    """One quantity of one attack before and after it."""
+    """One quantity of one attack before and after it; ``suite`` as in :func:`kept_apart`."""
 
     attack: str
     metric: str
+    suite: str
     clean: Record | None
     attacked: Record
 
 
+class ScoreItem(NamedTuple):
+    """One summand of a score, from 0 to 100: before the attack, where that is known, and after it."""
+
+    name: str
+    before: float | None
+    after: Record
+    measured: Item | None
+
+
 @dataclass(frozen=True)
 class Headline:
-    """The two numbers by which runs are compared; either may be missing."""
+    """The two numbers by which runs are compared; either may be missing.
+
+    ``faced`` holds the attacks whose lowest recall@1 is ``attacked``; ``lower`` is what an attack found that
+    the other runs did not face.
+    """
 
     run: RunFolder
     clean: Record | None
     attacked: Record | None
+    faced: frozenset[tuple[str, str]] = frozenset()
+    lower: Record | None = None
 
 
 def bounds(record: Record) -> tuple[float, float]:
@@ -45,13 +71,33 @@ def bounds(record: Record) -> tuple[float, float]:
     return (ci[0], ci[1]) if ci is not None else (record["value"], record["value"])
 
 
-def strength(runs: Sequence[RunFolder]) -> Strength | None:
-    """Choose the strength that most runs were attacked with; among equals the largest radius."""
-    seen: Counter[Strength] = Counter()
+def strength(runs: Sequence[RunFolder], *, scored: bool = False) -> Strength | None:
+    """Choose the strength that most runs share; among equals most steps, then the largest radius.
+
+    Where more runs share the radius than share any search at it, the search is left open.
+    """
+    whole: Counter[Strength] = Counter()
+    radius: Counter[Strength] = Counter()
     for run in runs:
-        attacked = (r for r in run.records if r["state"] == "attacked" and r["eps"] > 0)
-        seen.update({Strength(r["norm"], r["eps"]) for r in attacked})
-    return max(seen, key=lambda s: (seen[s], s.eps, s.norm)) if seen else None
+        attacked = [r for r in run.records if r["state"] == "attacked" and r["eps"] > 0]
+        found = [r for r in attacked if r["attack"] == WHOLE or not scored]
+        whole.update({Strength(r["norm"], r["eps"], r["steps"], r["alpha"]) for r in found})
+        radius.update({Strength(r["norm"], r["eps"]) for r in found})
+    if not whole:
+        return None
+    best = max(whole, key=lambda s: (whole[s], s.steps or 0, s.eps, s.alpha or 0.0, s.norm))
+    wide = max(radius, key=lambda s: (radius[s], s.eps, s.norm))
+    return best if whole[best] >= radius[wide] else wide
+
+
+def _attacked(run: RunFolder, at: Strength | None, *, scored: bool = False) -> list[Record]:
+    """Return the records of a run under attack at one strength."""
+    if at is None:
+        return []
+    found = [r for r in run.records if r["state"] == "attacked" and (r["norm"], r["eps"]) == at[:2]]
+    found = [r for r in found if (r["attack"] == WHOLE) == scored]
+    search = at[2:] if at.steps is not None else max(((r["steps"], r["alpha"]) for r in found), default=None)
+    return [r for r in found if (r["steps"], r["alpha"]) == search]
 
 
 def benign(run: RunFolder) -> dict[str, Record]:
@@ -59,20 +105,72 @@ def benign(run: RunFolder) -> dict[str, Record]:
     return {r["metric"]: r for r in run.records if r["attack"] == "none"}
 
 
+def _entry(record: Record) -> Entry | None:
+    suite = SUITES.get(record["suite"])
+    return next((e for e in suite.entries if e.label == record["attack"]), None) if suite else None
+
+
+def kept_apart(record: Record) -> str:
+    """Return the suite whose numbers alone a record may stand beside; empty for attacks of the usual form.
+
+    Attacks mean the same in ``core`` and ``ers``; what repeats published faults stays by itself.
+    """
+    suite, entry = SUITES.get(record["suite"]), _entry(record)
+    usual = entry is not None and entry.fewer_steps == 0 and entry.attack == ATTACKS.get(entry.label)
+    return "" if usual and suite is not None and suite.batch_means is None else record["suite"]
+
+
+def _counts(record: Record) -> bool:
+    """Whether a record speaks for itself: of a shortened search only what the score takes does."""
+    suite, entry = SUITES.get(record["suite"]), _entry(record)
+    if suite is None or entry is None or entry.fewer_steps == 0:
+        return True
+    return any((i.label, i.metric) == (record["attack"], record["metric"]) for i in suite.items)
+
+
 def items(run: RunFolder, at: Strength | None) -> list[Item]:
     """Return what each attack at one strength did to each quantity, in the order of the records."""
     clean = benign(run)
     before = {
-        (r["attack"], r["metric"]): r
+        (r["attack"], r["metric"], kept_apart(r)): r
         for r in run.records
-        if r["state"] == "clean" and at is not None and (r["eps"] == 0 or (r["norm"], r["eps"]) == at)
+        if r["state"] == "clean" and at is not None and (r["eps"] == 0 or (r["norm"], r["eps"]) == at[:2])
     }
-    after: dict[tuple[str, str], Record] = {
-        (r["attack"], r["metric"]): r
-        for r in run.records
-        if r["state"] == "attacked" and at is not None and (r["norm"], r["eps"]) == at
-    }
+    after = {(r["attack"], r["metric"], kept_apart(r)): r for r in _attacked(run, at) if _counts(r)}
     return [Item(*key, before.get(key, clean.get(key[1])), record) for key, record in after.items()]
+
+
+def scores(run: RunFolder, at: Strength | None) -> dict[str, Record]:
+    """Return the score of each suite that scored a run at one strength."""
+    return {r["suite"]: r for r in _attacked(run, at, scored=True) if r["metric"] == SCORE}
+
+
+def score_items(run: RunFolder, at: Strength | None, suite: str) -> list[ScoreItem]:
+    """Return the summands of a score; the clean measures are mapped as the attacked ones were."""
+    specs = {i.name: i for i in SUITES[suite].items} if suite in SUITES else {}
+    measured = {(i.attack, i.metric, i.attacked["suite"]): i for i in items(run, at)}
+    found = []
+    for r in _attacked(run, at, scored=True):
+        name = r["metric"].removesuffix(f" of {SCORE}")
+        if r["suite"] != suite or name == r["metric"]:
+            continue
+        spec = specs.get(name)
+        item = measured.get((spec.label, spec.metric, suite)) if spec else None
+        before = spec.scale * item.clean["value"] + spec.offset if spec and item and item.clean else None
+        found.append(ScoreItem(name, before, r, item))
+    return found
+
+
+def mixed_scores(runs: Sequence[RunFolder], at: Strength | None) -> str:
+    """Say why scores may not be compared, where runs were scored by different suites; else nothing."""
+    by = [(run.label, set(scores(run, at))) for run in runs if scores(run, at)]
+    if not by or set.intersection(*(suites for _, suites in by)):
+        return ""
+    told = join([f"{label} by {join(sorted(suites))}" for label, suites in by])
+    return (
+        f"The scores cannot be compared: the runs were scored by different suites, {told}. "
+        "Scores of different suites mean different things."
+    )
 
 
 def headlines(runs: Sequence[RunFolder], at: Strength | None) -> list[Headline]:
@@ -81,14 +179,27 @@ def headlines(runs: Sequence[RunFolder], at: Strength | None) -> list[Headline]:
     Of several attacks that measure it, only those that every attacked run has faced are compared.
     """
     each = [[i for i in items(run, at) if i.metric == HEADLINE] for run in runs]
-    faced = [{i.attack for i in found} for found in each if found]
+    faced = [{(i.attack, i.suite) for i in found} for found in each if found]
     common = set.intersection(*faced) if faced else set()
+
+    def lowest(found: Sequence[Item]) -> Item | None:
+        return min(found, key=lambda i: i.attacked["value"], default=None)
+
     lines = []
     for run, found in zip(runs, each, strict=True):
-        shared = [i for i in found if i.attack in common] or found
-        worst = min(shared, key=lambda i: i.attacked["value"], default=None)
+        shared = [i for i in found if (i.attack, i.suite) in common] or found
+        worst, lower = lowest(shared), lowest([i for i in found if i not in shared])
         clean = benign(run).get(HEADLINE) or (worst.clean if worst else None)
-        lines.append(Headline(run, clean, worst.attacked if worst else None))
+        less = worst and lower and lower.attacked["value"] < worst.attacked["value"]
+        lines.append(
+            Headline(
+                run,
+                clean,
+                worst.attacked if worst else None,
+                frozenset((i.attack, i.suite) for i in shared),
+                lower.attacked if lower and less else None,
+            )
+        )
     return lines
 
 
@@ -99,11 +210,15 @@ def _test_data(run: RunFolder) -> str:
 
 
 def method(runs: Sequence[RunFolder], at: Strength | None) -> str:
-    """Return in words what the attacks at one strength were allowed: size of the change and steps."""
-    steps = sorted({i.attacked["steps"] for run in runs for i in items(run, at)})
-    if at is None or not steps:
+    """Return in words what the attacks at one strength were: suite, size of the change and steps."""
+    found = [r for run in runs for r in _attacked(run, at)]
+    if at is None or not found:
         return ""
-    return f"Attacked with {budget(*at)}, in {join([str(s) for s in steps])} steps."
+    steps, suites = sorted({r["steps"] for r in found}), sorted({r["suite"] for r in found})
+    return (
+        f"Attacked by the suite{'s' * (len(suites) > 1)} {join(suites)} with {budget(*at[:2])}, "
+        f"in {join([str(s) for s in steps])} steps."
+    )
 
 
 def unlike(lines: Sequence[Headline]) -> list[str]:
@@ -117,7 +232,11 @@ def unlike(lines: Sequence[Headline]) -> list[str]:
     if len(prints) > 1 and not reasons:
         reasons.append("the data of the runs differ")
     attacked = [line.attacked for line in lines if line.attacked]
-    for field, words in (("attack", "kinds"), ("steps", "numbers of steps"), ("alpha", "step lengths")):
+    if len({line.faced for line in lines if line.attacked}) > 1:
+        suites = sorted({r["suite"] for r in attacked})
+        by = f"the suites {join(suites)} attack in different ways" if len(suites) > 1 else ""
+        reasons.append(by or "the attacks were of different kinds")
+    for field, words in (("steps", "numbers of steps"), ("alpha", "step lengths")):
         if len({dict(r)[field] for r in attacked}) > 1:
             reasons.append(f"the attacks used different {words}")
     return reasons

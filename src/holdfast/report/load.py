@@ -52,6 +52,7 @@ class RunFolder:
     info: Mapping[str, Any] = field(default_factory=dict)
     steps: Sequence[Mapping[str, Any]] = ()
     epochs: Sequence[Mapping[str, Any]] = ()
+    guards: Sequence[Mapping[str, Any]] = ()
     records: Sequence[Record] = ()
     exhibits: Mapping[str, Exhibit] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -64,21 +65,22 @@ class RunFolder:
 
     @property
     def evaluation_seconds(self) -> float | None:
-        """Seconds of evaluation: every attack counted once, though it has several metrics."""
+        """Seconds of evaluation: every attack counted once, though it has several metrics.
+
+        The clean side of an attack is part of its cost, and a score (attack ``all``) is made of the others.
+        """
         cost: dict[tuple[Any, ...], float] = {}
+        whole = set()
         for r in self.records:
-            key = (
-                r["suite"],
-                r["attack"],
-                r["norm"],
-                r["eps"] if r["state"] == "attacked" else 0.0,
-                r["seed"],
-            )
+            if r["attack"] == "all":
+                continue
+            attack = (r["suite"], r["attack"], r["norm"], r["seed"])
+            search = (r["eps"], r["steps"], r["alpha"]) if r["state"] == "attacked" else ()
+            if search:
+                whole.add(attack)
+            key = (*attack, *search)
             cost[key] = max(cost.get(key, 0.0), r["seconds"])
-        for suite, attack, norm, eps, seed in list(cost):  # the clean side of an attack is part of its cost
-            if eps and (suite, attack, norm, 0.0, seed) in cost:
-                del cost[suite, attack, norm, 0.0, seed]
-        return sum(cost.values()) if cost else None
+        return sum(s for key, s in cost.items() if len(key) > 4 or key not in whole) if cost else None
 
 
 def number(line: Mapping[str, Any], key: str) -> float | None:
@@ -133,6 +135,7 @@ def _load(path: Path, label: str) -> RunFolder:
         info=info,
         steps=[line for line in log if line.get("kind") == "step"],
         epochs=[line for line in log if line.get("kind") == "epoch"],
+        guards=[line for line in log if line.get("kind") == "guard"],
         records=latest(read(files["records.jsonl"])) if files["records.jsonl"].is_file() else [],
         exhibits=exhibits,
         notes=notes,

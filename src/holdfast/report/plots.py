@@ -23,7 +23,14 @@ from .words import plain, short
 
 INK, GROUND = "#010203", "#030201"
 CLEAN, ATTACKED = "#0072b2", "#d55e00"  # blue and vermillion of Okabe and Ito
-_PAGE = {INK: "currentColor", GROUND: "var(--ground)", CLEAN: "var(--clean)", ATTACKED: "var(--attacked)"}
+ALARM = "#c62f1b"
+_PAGE = {
+    INK: "currentColor",
+    GROUND: "var(--ground)",
+    CLEAN: "var(--clean)",
+    ATTACKED: "var(--attacked)",
+    ALARM: "var(--wrong)",
+}
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "holdfast",
     "svg.fonttype": "none",
@@ -138,18 +145,25 @@ class Dots(NamedTuple):
 
 
 def dot_plot(
-    groups: Sequence[tuple[str, Sequence[Dots]]], xlabel: str, limit: float | None, label: str, prefix: str
+    groups: Sequence[tuple[str, Sequence[Dots]]],
+    xlabel: str,
+    limits: tuple[float, float] | None,
+    label: str,
+    prefix: str,
 ) -> str:
-    """Draw rows under headings: an open dot before the attack, a full dot after it, a line between them."""
+    """Draw rows under headings: an open dot before the attack, a full dot after it, a line between them.
+
+    The axis reaches at least over ``limits``, or from 0 on, and over every value.
+    """
     rows = sum(1 + len(dots) for _, dots in groups)
     with _drawing():
         figure, axes = _axes(6.6, 0.75 + 0.27 * rows)
         y, places, names = 0.0, [], []
-        top = limit or 1.1 * max(
-            (max(d.attacked, d.clean or 0.0) for _, dots in groups for d in dots), default=1
-        )
+        values = [v for _, dots in groups for d in dots for v in (d.attacked, d.clean) if v is not None]
+        low, high = limits or (0.0, 1.1 * max(values, default=1.0) or 1.0)
+        low, high = min([low, *values]), max([high, *values])
         for heading, dots in groups:
-            axes.text(0, y + 0.1, short(heading, 80), va="center", fontsize=9.5, fontweight="bold")
+            axes.text(low, y + 0.1, short(heading, 80), va="center", fontsize=9.5, fontweight="bold")
             for dot in dots:
                 y += 1
                 places.append(y)
@@ -163,7 +177,7 @@ def dot_plot(
             y += 1.15
         axes.set_yticks(places, names)
         axes.set_ylim(y - 0.5, -0.6)
-        axes.set_xlim(0, top if top > 0 else 1)
+        axes.set_xlim(low, high)
         axes.tick_params(axis="y", length=0, pad=9)
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(xlabel)
@@ -210,4 +224,45 @@ def curve(
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel(ylabel)
         axes.grid(color=INK, alpha=0.15, lw=0.6)
+        return _svg(figure, label, prefix)
+
+
+class Panel(NamedTuple):
+    """One quantity of :func:`stacked`: points, the range that the axis shall reach over, a limit to mark."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    limits: tuple[float, float]
+    limit: float | None = None
+
+
+def stacked(
+    panels: Sequence[Panel], bands: Sequence[tuple[float, float]], words: str, label: str, prefix: str
+) -> str:
+    """Draw small panels over the same steps, with red bands through all of them and words at the first."""
+    with _drawing():
+        figure = Figure(figsize=(3.9, 0.55 + 1.05 * len(panels)), layout="constrained")
+        figure.patch.set_alpha(0.0)
+        rows = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, panel in zip(rows, panels, strict=True):
+            axes.patch.set_alpha(0.0)
+            axes.set_axisbelow(True)
+            x, y = _binned(*np.asarray(panel.points, dtype=float).reshape(-1, 2).T)
+            for start, end in bands:
+                axes.axvspan(start, end, color=ALARM, alpha=0.25, lw=0, zorder=0)
+                axes.axvline(end, color=ALARM, lw=0.9, zorder=1)
+            axes.plot(x, y, color=CLEAN, lw=1.6, marker="o" if len(x) <= 40 else None, ms=3.5)
+            if panel.limit is not None:
+                axes.axhline(panel.limit, color=INK, lw=0.9, ls=":")
+            low, high = panel.limits
+            reach = 0.06 * (max(high, y.max()) - min(low, y.min()) or 1.0)
+            axes.set_ylim(min(low, y.min() - reach), max(high, y.max() + reach))
+            axes.margins(x=0.03)
+            axes.locator_params(axis="y", nbins=4)
+            axes.set_title(panel.name, fontsize=9.5, loc="left", pad=4)
+            axes.grid(color=INK, alpha=0.15, lw=0.6)
+        if bands:
+            rows[0].set_title(words, fontsize=9, loc="right", pad=4, color=ALARM)
+        rows[-1].locator_params(axis="x", nbins=5, integer=True)
+        rows[-1].set_xlabel("optimiser steps")
         return _svg(figure, label, prefix)

@@ -26,9 +26,22 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
         "targeted mismatch",
         "changes the query so that it looks to the model like one chosen other image.",
     ),
-    "LTM": ("learning to misrank", "pulls the nearest wrong images in front of the right ones."),
-    "GTM": ("greedy top-1 misranking", "moves the query to the nearest image of another class."),
-    "GTT": ("greedy top-1 translocation", "pushes the image that was first out of the top four."),
+    "LTM": (
+        "learning to misrank",
+        "changes the query so that images of other classes come before those of its own.",
+    ),
+    "GTM": (
+        "greedy top-1 misranking",
+        "changes the query so that it lies as close as it can to an image of another class.",
+    ),
+    "GTT": (
+        "greedy top-1 translocation",
+        "changes the query so that the image that was first leaves the first four.",
+    ),
+}
+ITEMS: Mapping[str, str] = {
+    "ES:D": "how far embedding shift moves the query",
+    "ES:R": "right image first after embedding shift",
 }
 METRICS: Mapping[str, str] = {
     "rank": "mean rank of the image in the gallery",
@@ -37,7 +50,8 @@ METRICS: Mapping[str, str] = {
     "map@r": "mean average precision at R",
     "map@10": "mean average precision at 10",
     "nmi": "agreement of clusters and classes (NMI)",
-    "tma": "cosine with the chosen image",
+    "cosine": "cosine with the chosen image",
+    "ers": "robustness score (0 to 100)",
 }
 _SHARES = ("recall@", "map", "nmi", "rank", "retain@", "precision@")
 
@@ -145,10 +159,23 @@ def attack_title(attack: str) -> str:
     return f"{attack}, {ATTACKS[attack][0]}" if attack in ATTACKS else attack
 
 
+def item_title(name: str) -> str:
+    """Return the name of a summand of a score with what it stands for."""
+    return f"{name}, {ITEMS[name]}" if name in ITEMS else attack_title(name)
+
+
+def attack_says(attack: str) -> str:
+    """Return one sentence about what an attack, or the attack of a score's item, does."""
+    words = ATTACKS.get(attack, ATTACKS.get(attack.partition(":")[0], ("", "not described.")))[1]
+    return words[0].upper() + words[1:]
+
+
 def metric_title(metric: str) -> str:
     """Return the name of a metric for an axis or a table."""
     if metric.startswith("recall@"):
         return "right image first" if metric == "recall@1" else f"right image in the first {metric[7:]}"
+    if metric.startswith("retain@"):
+        return f"former first image still in the first {metric[7:]}"
     return METRICS.get(metric, metric)
 
 
