@@ -95,6 +95,14 @@ def test_train_evaluate_report(holdfast: Call, tmp_path: Path) -> None:
     assert "--resume" in again.err
 
 
+def test_a_guarded_run_tells_what_the_guard_did(holdfast: Call, tmp_path: Path) -> None:
+    guard = '{"type": "CollapseGuard", "max_cosine": -1.0, "every": 1, "grace": 1}'
+    said = holdfast("train", "plain", *TINY, "--set", f"guard={guard}", "--out", tmp_path / "run")
+    assert said.code == 0
+    assert "collapsed at step 0" in said.err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["run"]["guard"]["max_cosine"] == -1.0
+
+
 def test_eps_reaches_threat_and_step(holdfast: Call) -> None:
     said = holdfast("train", "hm", "--eps", "0.1", "--show", "--json")
     run = json.loads(said.out)

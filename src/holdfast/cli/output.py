@@ -57,6 +57,11 @@ class Live:
         """Show a line of the training log: loss, hardness, R@1, steps per second, time left."""
         if line["kind"] == "epoch":
             self._recall = f"  R@1 {line['recall@1']:.3f}"
+        if line["kind"] == "guard" and line["acted"] and not self.quiet:
+            err.print(
+                f"{name}: embeddings collapsed at step {line['step']}; radius eased to {line['ease']:.2g}"
+            )
+        if line["kind"] != "step":
             return
         rate = (line["step"] + 1) / max(line["seconds"], 1e-9)
         words = f"loss {line['loss']:.4f}"
