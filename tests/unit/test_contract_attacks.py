@@ -330,3 +330,19 @@ def test_down_takes_the_candidate_among_its_nearest_without_itself(tasks: dict[s
     nearest = d.argsort(1)[:, :6]
     assert bool((target.rows[:, :, None] == nearest[:, None, :]).any(2).all())
     assert not bool((target.rows == task.self_index[:, None]).any())
+
+
+def test_a_search_in_bf16_is_measured_in_full_precision(tasks: dict[str, RetrievalTask]) -> None:
+    """The outcome's measures are those of the encoder itself, and a shift still starts from its own place."""
+    task = tasks["inside"]
+    search, threat = PGD(steps=3, alpha=0.02), LinfThreat(eps=0.05)
+    attack = ATTACKS["ES"]
+    low, full = (run(task, attack, search, threat, precision=p) for p in ("bf16", "fp32"))
+    with torch.no_grad():
+        z = task.encoder(low.x)
+    assert torch.equal(low.attacked["shift"], attack.measure(z, None, task)["shift"])
+    assert float(low.attacked["shift"].mean()) >= 0.8 * float(full.attacked["shift"].mean())
+    first = [run(task, attack, PGD(steps=1, alpha=0.02), threat, precision=p).x for p in ("bf16", "fp32")]
+    assert float((first[0] == first[1]).float().mean()) > 0.9  # the same direction, up to rounding
+    with pytest.raises(InvalidArgument, match="precision"):
+        run(task, attack, search, threat, precision="fp8")  # type: ignore[arg-type]

@@ -115,9 +115,13 @@ def test_a_missing_file_is_a_run_error(tmp_path: Path) -> None:
         read(tmp_path / "records.jsonl")
 
 
-@pytest.mark.parametrize("key", ["run", "suite", "attack", "metric", "eps", "seed", "state"])
+@pytest.mark.parametrize(
+    "key", ["run", "suite", "attack", "metric", "eps", "seed", "state", "norm", "alpha", "steps"]
+)
 def test_latest_keeps_the_last_of_each_key(key: str) -> None:
-    other: Any = {"eps": 0.3, "seed": 4, "state": "attacked", "metric": "map"}.get(key, "other")
+    other: Any = {"eps": 0.3, "alpha": 0.1, "steps": 8, "seed": 4, "state": "attacked", "metric": "map"}.get(
+        key, "other"
+    )
     records = [record(value=0.1), record(value=0.2, **{key: other}), record(value=0.3)]
     assert [r["value"] for r in latest(records)] == [0.3, 0.2]
     assert [r["value"] for r in latest([record(value=0.1, seconds=1), record(value=0.2)])] == [0.2]

@@ -14,9 +14,20 @@ from sklearn.datasets import load_digits
 from holdfast.errors import CorruptFile, RunError
 from holdfast.files import append_lines, write_json
 from holdfast.report import write_report
-from holdfast.report.facts import advice, headlines, strength
+from holdfast.report.facts import (
+    Strength,
+    advice,
+    headlines,
+    items,
+    mixed_scores,
+    score_items,
+    scores,
+    strength,
+    unlike,
+)
 from holdfast.report.images import change, choose
 from holdfast.report.load import load_runs
+from holdfast.report.words import number
 from holdfast.results import append, make
 
 EPS = 0.2
@@ -363,8 +374,9 @@ def test_broken_records_are_an_error(tmp_path: Path) -> None:
 
 
 def test_four_runs_of_large_images_stay_below_8_mb(tmp_path: Path) -> None:
+    ten = ("ES", "CA+", "CA-", "QA+", "QA-", "TMA", "LTM", "GTM", "GTT", "ES:D")
     runs = [
-        fake_run(tmp_path, f"r{i}", exhibits=("ES", "CA+", "CA-"), size=224 if i < 2 else 96)
+        fake_run(tmp_path, f"r{i}", exhibits=ten if i < 1 else ten[:3], size=224 if i < 2 else 96)
         for i in range(4)
     ]
     assert write_report(runs, tmp_path / "r.html").stat().st_size < 8_000_000
@@ -433,3 +445,212 @@ def test_dollar_signs_are_no_mathematics(tmp_path: Path) -> None:
     text, _ = report([fake_run(tmp_path, "a$x^2$b", exhibits=())], tmp_path / "r.html")
     labels = re.findall(r"<text[^>]*>([^<]*)</text>", text)
     assert labels.count("a$x^2$b") == 1 + 3 + 1  # bars, three shares, one distance
+
+
+MEASURED = {  # of attacks, before and after
+    "QA+": {"rank": (0.5, 0.1)},
+    "QA-": {"rank": (0.005, 0.4)},
+    "TMA": {"cosine": (-0.1, 0.9)},
+    "LTM": {"recall@1": (0.9, 0.3)},
+    "GTM": {"recall@1": (0.9, 0.25)},
+    "GTT": {"retain@4": (1.0, 0.05)},
+}
+OTHERS = {
+    "CA+": {"rank": (0.51, 0.05)},
+    "CA-": {"rank": (0.01, 0.8)},
+    "ES": {"recall@1": (0.9, 0.4), "shift": (0.0, 1.0)},
+}
+
+
+def scored_run(
+    root: Path, name: str, suite: str, total: float = 42.0, *, steps: int = 32, attacked: float | None = None
+) -> Path:
+    """A run that a suite with a score has measured."""
+    run = fake_run(root, name, clean=0.9, attacked=attacked, exhibits=())
+    at: dict[str, Any] = {"run": name, "suite": suite, "n": 360, "eps": EPS, "alpha": 0.02, "steps": steps}
+    table: dict[str, dict[str, tuple[float, float]]] = MEASURED | OTHERS
+    if suite == "ers-robrank":
+        table = table | {"ES:D": {"recall@1": (0.9, 0.01), "shift": (0.0, 0.9)}}
+    records = [
+        make(**at, attack=attack, state=state, metric=metric, value=pair[i], ci=None, seconds=2.0)
+        for attack, measures in table.items()
+        for metric, pair in measures.items()
+        for i, state in enumerate(("clean", "attacked"))
+    ]
+    whole: dict[str, Any] = {**at, "attack": "all", "state": "attacked", "seconds": 99.0}
+    records.append(make(**whole, metric="ers", value=total, ci=[total - 1, total + 1]))
+    after = {"CA+": 10, "CA-": 20, "QA+": 20, "QA-": 60, "TMA": 10, "ES:D": 55, "ES:R": 40}
+    after |= {"LTM": 30, "GTM": 25, "GTT": 5}
+    records += [
+        make(**whole, metric=f"{item} of ers", value=value, ci=[value - 1.0, value + 1.0])
+        for item, value in after.items()
+    ]
+    append(run / "records.jsonl", records)
+    return run
+
+
+def test_the_items_of_a_score_are_shown_before_and_after(tmp_path: Path) -> None:
+    runs = load_runs([scored_run(tmp_path, "a", "ers-robrank")])
+    at = strength(runs, scored=True)
+    assert scores(runs[0], at)["ers-robrank"]["value"] == 42.0
+    before = {i.name: i.before for i in score_items(runs[0], at, "ers-robrank")}
+    wanted = {"CA+": 102, "CA-": 99, "QA+": 100, "QA-": 99.5, "TMA": 110, "ES:D": 100, "ES:R": 90}
+    assert before == pytest.approx(wanted | {"LTM": 90, "GTM": 90, "GTT": 100})
+    text, page = report([tmp_path / "a"], tmp_path / "r.html")
+    assert "TMA costs a most: from 110 to 10.0 of 100 points" in page.text
+    weak = text[text.index('id="weak"') : text.index('id="training"')]
+    assert weak.count("<svg") == 1
+    headings = re.findall("<th scope=.row.>(.*?)</th>", weak)
+    assert [h.partition(",")[0] for h in headings] == [
+        *("TMA", "GTT", "CA+", "QA+", "CA-", "GTM", "LTM", "ES:R", "ES:D", "QA-")
+    ]
+    for attack in (*MEASURED, *OTHERS):
+        assert f"<dt>{attack}, " in weak
+    assert "robustness score (ers-robrank)" in page.text
+    assert "42.0 of 100 41.0 to 43.0" in words(page)
+    assert "suite ers-robrank, all attacks ↑" in page.text
+    assert "means over batches of 128 queries" in page.text
+
+
+def test_the_headline_is_the_worst_of_all_whole_attacks(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path, "a", "ers-robrank"), scored_run(tmp_path, "b", "ers-robrank", 50.0)]
+    file = runs[1] / "records.jsonl"
+    file.write_text(file.read_text().replace('"value": 0.25', '"value": 0.35'))
+    loaded = load_runs(runs)
+    lines = headlines(loaded, strength(loaded))
+    assert [line.attacked and (line.attacked["attack"], line.attacked["value"]) for line in lines] == [
+        ("GTM", 0.25),
+        ("LTM", 0.3),
+    ]  # ES:D, one step short, is left out
+    assert unlike(lines) == []  # that the worst attacks differ is no reason
+    _, page = report(runs, tmp_path / "r.html")
+    assert "a wrong image come first for 75 of 100 queries of a" in words(page)
+    assert "worst of ES, GTM and LTM: GTM for a and LTM for b" in words(page)
+
+
+def test_scores_of_different_suites_never_meet(tmp_path: Path) -> None:
+    runs = [scored_run(tmp_path, "a", "ers-robrank"), scored_run(tmp_path, "b", "ers", 50.0)]
+    loaded = load_runs(runs)
+    at = strength(loaded)
+    assert "a by ers-robrank and b by ers" in mixed_scores(loaded, at)
+    found = [{(i.attack, i.metric, i.suite) for i in items(run, at)} for run in loaded]
+    assert not found[0] & found[1]
+    lines = headlines(loaded, at)
+    assert unlike(lines) == ["the suites ers and ers-robrank attack in different ways"]
+    told = advice(lines)
+    assert told is not None
+    assert told.run is None
+    text, page = report(runs, tmp_path / "r.html")
+    assert page.text.count("The scores cannot be compared") == 3  # safe, weak, compare
+    compare = text[text.index('id="compare"') : text.index('id="again"')]
+    for row in re.findall("<tr><th scope=.row.*?</tr>", compare):
+        assert ("–" in row) == ("no attack" not in row), row
+    weak = text[text.index('id="weak"') : text.index('id="training"')]
+    assert weak.count("<svg") == 2
+
+
+def test_core_and_ers_share_rows_and_say_what_only_one_faced(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, "a", attacked=0.45, exhibits=()), scored_run(tmp_path, "b", "ers")]
+    loaded = load_runs(runs)
+    lines = headlines(loaded, strength(loaded))
+    assert [line.attacked and line.attacked["attack"] for line in lines] == ["ES", "ES"]
+    assert unlike(lines) == []
+    _, page = report(runs, tmp_path / "r.html")
+    assert "attacks that not all runs faced alike: b 25.0" in words(page).replace("\u202f", " ")
+    assert "cosine with the chosen image" in page.text
+
+
+def test_the_strength_with_most_steps_that_all_runs_share_is_shown(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path, name, exhibits=()) for name in "ab"]
+
+    def more(run: Path, steps: int, eps: float, value: float) -> None:
+        at: dict[str, Any] = {"attack": "ES", "state": "attacked", "alpha": 0.02, "n": 360}
+        append(
+            run / "records.jsonl",
+            [make(run=run.name, metric="recall@1", value=value, eps=eps, steps=steps, **at)],
+        )
+
+    more(runs[0], 500, EPS, 0.01)  # of one run only
+    for run in runs:
+        more(run, 64, EPS, 0.02)
+        more(run, 4, EPS, 0.9)  # weaker and later
+        more(run, 4, 2 * EPS, 0.03)
+    loaded = load_runs(runs)
+    at = strength(loaded)
+    assert at == Strength("linf", EPS, 64, 0.02)
+    assert [line.attacked and line.attacked["value"] for line in headlines(loaded, at)] == [0.02, 0.02]
+    assert strength(loaded[:1]) == Strength("linf", EPS, 500, 0.02)
+
+
+def with_guard(run: Path, acts: tuple[int, ...], checks: int = 20) -> Path:
+    """Add the lines of a guard that looked at every 15th step and the measures of the epochs."""
+    spread = {"uniformity": -1.0, "alignment": 0.1, "intra_inter": 0.3, "collapseness": -0.4}
+    lines, ease = [], 1.0
+    for i in range(checks):
+        acted = i in acts
+        ease = ease / 2 if acted else min(1.0, 1.1 * ease)
+        measures = {"mean_cosine": 0.99 if acted else 0.3, "effective_rank": 1.5 if acted else 20.0, **spread}
+        lines.append(
+            {"kind": "guard", "epoch": 0, "step": 15 * i + 14, "acted": acted, "ease": ease} | measures
+        )
+    measures = {"mean_cosine": 0.4, "effective_rank": 12.0, **spread}
+    lines += [{"kind": "epoch", "epoch": e, "step": 60 * e + 59} | measures for e in range(5)]
+    append_lines(run / "log.jsonl", lines)
+    return run
+
+
+def test_collapse_measures_and_what_the_guard_did(tmp_path: Path) -> None:
+    run = with_guard(fake_run(tmp_path, exhibits=()), (3, 4, 9))
+    text, page = report([run], tmp_path / "r.html")
+    assert "The collapse guard acted 3 times; effective rank ended at 20.0" in page.text
+    assert "× red: guard acted, 3 times" in page.text
+    assert "fell to 0.183, ended at 0.475" in words(page)
+    assert "var(--wrong)" in "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
+    assert text.count("<td>guard acted</td>") == 3
+    assert text.count("<td>epoch ended</td>") >= 5
+
+
+def test_collapse_measures_without_an_act_and_without_a_guard(tmp_path: Path) -> None:
+    _, page = report([with_guard(fake_run(tmp_path, "a", exhibits=()), ())], tmp_path / "r.html")
+    assert "looked 20 times and never acted" in words(page)
+    assert "red: guard" not in page.text
+    text, page = report([with_guard(fake_run(tmp_path, "b", exhibits=()), (), 0)], tmp_path / "r.html")
+    assert "Effective rank went from 12.0 to 12.0" in page.text
+    assert "guard" not in page.text
+    assert "var(--wrong)" not in "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))
+
+
+def test_a_guard_that_acts_for_ever_does_not_make_a_large_table(tmp_path: Path) -> None:
+    run = with_guard(fake_run(tmp_path, exhibits=()), tuple(range(2000)), 2000)
+    text, page = report([run], tmp_path / "r.html")
+    assert text.count("<td>guard acted</td>") == 100
+    assert "leaves out the last 1900 acts" in words(page)
+    assert len(text) < 1_500_000
+
+
+def test_recall_in_training_is_said_to_be_of_training_images(tmp_path: Path) -> None:
+    _, page = report([fake_run(tmp_path, clean=1.0, exhibits=())], tmp_path / "r.html")
+    assert "Recall@1 of training images ended at" in page.text
+    assert "this says nothing about new ones" in words(page)
+
+
+def test_advice_names_a_run_that_withstands_more_but_costs(tmp_path: Path) -> None:
+    found = advise(tmp_path / "close", (0.98, 0.58), (0.975, 0.6), (0.80, 0.65))
+    assert found.run is None
+    assert "highest recall@1 under attack among the runs that lose nothing" in found.why
+    assert "r2 withstands more, not beyond the intervals" in found.why
+    found = advise(tmp_path / "clear", (0.98, 0.1), (0.975, 0.6), (0.80, 0.65))
+    assert found.run.label == "r1"
+    assert "r2 withstands more, but not beyond the intervals" in found.why
+
+
+def test_a_score_costs_no_time_of_its_own(tmp_path: Path) -> None:
+    run = load_runs([scored_run(tmp_path, "a", "ers")])[0]
+    assert run.evaluation_seconds == pytest.approx(4.5 + 9 * 2.0)  # benign and nine attacks
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(99.97, "100"), (9.999, "10.0"), (0.9999, "1.00"), (1.1e-5, "1.10e−05")]
+)
+def test_numbers_keep_three_digits_when_they_round_up(value: float, text: str) -> None:
+    assert number(value) == text

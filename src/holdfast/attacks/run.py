@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -70,8 +70,15 @@ def run(
         part = task.rows(rows)
         target = attack.target(part, RowStreams(seed, label, "target", index=part.index))
 
-        def objective(z: Tensor, part: RetrievalTask = part, target: Any = target) -> Tensor:
-            return attack.gain(z, target, part)
+        seen = part
+        if (
+            searched is not task.encoder
+        ):  # a shift starts from its place in that precision
+            with frozen(searched), torch.no_grad():
+                seen = replace(part, z=searched(part.x))
+
+        def objective(z: Tensor, seen: RetrievalTask = seen, target: Any = target) -> Tensor:
+            return attack.gain(z, target, seen)
 
         streams = RowStreams(seed, label, "search", index=part.index)
         x = search(searched, part.x, objective, threat, streams)

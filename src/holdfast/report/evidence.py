@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from ..evaluation import SUITES
 from ..results import Record
 from . import plots
-from .facts import Headline, Item, Strength, bounds, items, method
+from .facts import (
+    Headline,
+    Item,
+    ScoreItem,
+    Strength,
+    bounds,
+    items,
+    method,
+    mixed_scores,
+    score_items,
+    scores,
+)
 from .images import strips
 from .load import RunFolder
 from .parts import data_table, figure, missing
 from .words import (
-    ATTACKS,
+    attack_says,
     attack_title,
+    budget,
     esc,
     interval,
     is_share,
+    item_title,
+    join,
     metric_title,
     number,
     percent,
@@ -23,7 +38,7 @@ from .words import (
 )
 
 
-def show(runs: Sequence[RunFolder]) -> str:
+def show(runs: Sequence[RunFolder], at: Strength | None) -> str:
     """Return "Show me.": strips of stored examples for each run."""
     parts = [
         "<p>The change is drawn on grey: grey is no change, black and white are the largest change allowed. "
@@ -34,19 +49,31 @@ def show(runs: Sequence[RunFolder]) -> str:
     for run in runs:
         parts.append(f"<h3>{esc(run.label)}</h3>")
         parts += [missing(note) for note in run.notes]
-        if not run.exhibits:
+        shown = [a for a in sorted(run.exhibits, key=lambda a: (a != "ES", a)) if a not in REPEATED]
+        if not shown:
             parts.append(missing("No examples were stored with this run."))
-        for attack in sorted(run.exhibits, key=lambda a: (a != "ES", a)):
+        other = sorted(
+            {run.exhibits[a].eps for a in shown if at and abs(run.exhibits[a].eps - at.eps) > 1e-6}
+        )
+        if at and other:
+            sizes = join([budget(at.norm, round(eps, 6)) for eps in other])
+            parts.append(missing(f"Some examples were stored by an evaluation at another strength: {sizes}."))
+        for attack in shown:
             exhibit = run.exhibits[attack]
-            about = ATTACKS.get(attack, ("", ""))[1]
+            says = esc(attack_says(attack))
             if attack == "ES":
-                parts.append(f"<p>ES {esc(about)}</p>{strips(exhibit)}")
+                parts.append(f"<p><b>{esc(attack_title(attack))}.</b> {says}</p>{strips(exhibit)}")
             else:
+                few = 3 if len(shown) <= 3 else 2 if len(runs) <= 2 else 1
                 parts.append(
                     f"<details><summary>{esc(attack_title(attack))}</summary>"
-                    f"<p>{esc(f'{attack} {about}' if about else attack)}</p>{strips(exhibit, 3)}</details>"
+                    f"<p>{says}</p>{strips(exhibit, few)}</details>"
                 )
     return "".join(parts)
+
+
+REPEATED = ("ES:D",)
+"""Stored examples that repeat those of another attack."""
 
 
 def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
@@ -74,12 +101,21 @@ def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
         title,
         plots.paired_bars(groups, title, "recall"),
         "Each bar is the share of queries whose first result is right; the thin line is the 95 % interval. "
-        f"The longer the lower bar, the safer. {method([line.run for line in lines], at)} Only this strength "
-        "is shown.",
+        f"The longer the lower bar, the safer. {worst_of(lines)}{method([line.run for line in lines], at)} "
+        "Only this strength is shown.",
         data_table(
             ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
         ),
     )
+
+
+def worst_of(lines: Sequence[Headline]) -> str:
+    """Say that the figure under attack is the worst of several attacks, if it is."""
+    faced = sorted({attack for line in lines for attack, _ in line.faced})
+    if len(faced) < 2:
+        return ""
+    found = join([f"{line.attacked['attack']} for {line.run.label}" for line in lines if line.attacked])
+    return f"Attacked is the worst of {join(faced)}: {found}. "
 
 
 def _cells(record: Record | None) -> list[str]:
@@ -94,25 +130,109 @@ def _cells(record: Record | None) -> list[str]:
     ]
 
 
-def weak(runs: Sequence[RunFolder], at: Strength | None) -> str:
-    """Return "Where is it weak?": every attacked quantity before and after, sorted by what is lost."""
-    found = [(run, item) for run in runs for item in items(run, at)]
-    if not found or at is None:
+def weak(runs: Sequence[RunFolder], at: Strength | None, scored: Strength | None) -> str:
+    """Return "Where is it weak?": what each attack takes away, sorted by loss.
+
+    Where suites scored the runs, the summands of the score, one chart for each suite; for runs without a
+    score all attacked quantities.
+    """
+    parts, told = [], dict[str, None]()
+    for suite in sorted({name for run in runs for name in scores(run, scored)}):
+        chart, names = _summands(runs, scored, suite)
+        parts.append(chart)
+        told |= dict.fromkeys(name.partition(":")[0] for name in names)
+    if parts and (why := mixed_scores(runs, scored)):
+        parts.insert(0, missing(why))
+    if any(items(run, at) and not scores(run, scored) for run in runs):
+        parts += _quantities(runs, at)
+        told |= dict.fromkeys(item.attack.partition(":")[0] for run in runs for item in items(run, at))
+    if not parts:
         return missing("No run has records of an attack.")
+    says = "".join(f"<dt>{esc(attack_title(a))}</dt><dd>{esc(attack_says(a))}</dd>" for a in told)
+    return "".join(parts) + f'<h3>What the attacks do</h3><dl class="attacks">{says}</dl>'
+
+
+def _summands(runs: Sequence[RunFolder], at: Strength | None, suite: str) -> tuple[str, list[str]]:
+    """Return the chart of one suite's score and the names of its summands, sorted by the largest loss."""
+    found: dict[str, list[tuple[RunFolder, ScoreItem]]] = {}
+    for run in runs:
+        for item in score_items(run, at, suite):
+            found.setdefault(item.name, []).append((run, item))
+    order = sorted(found, key=lambda name: (-max(_lost(item) for _, item in found[name]), name))
+    groups, rows = [], []
+    for name in order:
+        heading = item_title(name)
+        groups.append((heading, [plots.Dots(r.label, i.before, i.after["value"]) for r, i in found[name]]))
+        for run, item in found[name]:
+            before = "–" if item.before is None else number(item.before)
+            span = interval(item.after["metric"], item.after["ci"]) or "–"
+            measured = item.measured
+            raw = _cells(measured.clean)[:1] + _cells(measured.attacked)[:1] if measured else ["–", "–"]
+            what = metric_title(measured.metric) if measured else "–"
+            rows.append([heading, run.label, before, number(item.after["value"]), span, what, *raw])
+    totals = [(run, scores(run, at)[suite]) for run in runs if suite in scores(run, at)]
+    overall = [f"{run.label} {number(r['value'])} ({interval(r['metric'], r['ci'])})" for run, r in totals]
+    if not order:
+        return missing(f"The summands of the score of {suite} were not recorded."), []
+    worst, item = max(found[order[0]], key=lambda pair: _lost(pair[1]))
+    before = f"from {number(item.before)} " if item.before is not None else ""
+    title = f"{item.name} costs {worst.label} most: {before}to {number(item.after['value'])} of 100 points"
+    svg = plots.dot_plot(groups, f"points ({suite})", (0.0, 100.0), title, f"items-{_plain_id(suite)}")
+    batches = SUITES[suite].batch_means if suite in SUITES else None
+    batched = (
+        f" As published, values under attack are means over batches of {batches} queries, then over batches; "
+        "those without attack are plain means."
+        if batches
+        else ""
+    )
+    caption = (
+        f"The robustness score of {suite} is the mean of these {len(order)}: {join(overall)}. Each is mapped "
+        "so that 100 is what the defender wants; nothing is clipped, so that a value without attack may lie "
+        "beyond 100. Open blue dot: without attack. Full orange dot: under attack. Sorted by the largest "
+        "loss. "
+        f"{method([run for run, _ in totals], at)}{batched}"
+    )
+    head = ["item", "run", "points before", "points after", "95 % interval", "measured", "before", "after"]
+    return figure(title, svg, caption, data_table(head, rows)), order
+
+
+def _lost(item: ScoreItem) -> float:
+    """Return the points that an attack takes; where the clean value is unknown, what is missing to 100."""
+    return (100.0 if item.before is None else item.before) - item.after["value"]
+
+
+def _plain_id(text: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in text)
+
+
+def _kind(metric: str) -> str:
+    return "shares" if is_share(metric) else "cosines" if metric == "cosine" else "distances"
+
+
+_AXES: Mapping[str, tuple[str, float, tuple[float, float] | None]] = {
+    "shares": ("value (%)", 100.0, (0.0, 100.0)),
+    "cosines": ("cosine", 1.0, (0.0, 1.0)),
+    "distances": ("value (distance units)", 1.0, None),
+}
+
+
+def _quantities(runs: Sequence[RunFolder], at: Strength | None) -> list[str]:
+    """Return every attacked quantity before and after, one chart for each unit, sorted by what is lost."""
+    found = [(run, item) for run in runs for item in items(run, at)]
     parts = []
-    for shares, unit, name in ((True, "%", "shares"), (False, "distance units", "distances")):
-        keys: dict[tuple[str, str], list[tuple[RunFolder, Item]]] = {}
+    for name, (axis, scale, limits) in _AXES.items():
+        keys: dict[tuple[str, str, str], list[tuple[RunFolder, Item]]] = {}
         for run, item in found:
-            if is_share(item.metric) == shares:
-                keys.setdefault((item.attack, item.metric), []).append((run, item))
+            if _kind(item.metric) == name:
+                keys.setdefault((item.attack, item.metric, item.suite), []).append((run, item))
         if not keys:
             continue
         order = sorted(keys, key=lambda key: (-max(_loss(item) for _, item in keys[key]), key))
-        scale = 100.0 if shares else 1.0
         groups, rows = [], []
         for key in order:
             better = "higher" if keys[key][0][1].attacked["higher_is_robust"] else "lower"
-            heading = f"{key[0]}: {metric_title(key[1])} ({better} is safer)"
+            suite = f", {key[2]}" if key[2] else ""
+            heading = f"{key[0]}: {metric_title(key[1])} ({better} is safer{suite})"
             dots = []
             for run, item in keys[key]:
                 clean = scale * item.clean["value"] if item.clean else None
@@ -124,23 +244,16 @@ def weak(runs: Sequence[RunFolder], at: Strength | None) -> str:
         parts.append(
             figure(
                 title,
-                plots.dot_plot(groups, f"value ({unit})", 100.0 if shares else None, title, f"dots-{name}"),
+                plots.dot_plot(groups, axis, limits, title, f"dots-{name}"),
                 "Open blue dot: before the attack. Full orange dot: after it. The longer the line, the more "
                 f"the attack achieved. Sorted by the largest loss. {method(runs, at)}",
                 data_table(["quantity", "run", *_HEAD], rows),
             )
         )
-    seen = {item.attack: None for _, item in found}
-    told = "".join(f"<dt>{esc(attack_title(a))}</dt><dd>{esc(_says(a))}</dd>" for a in seen)
-    return "".join(parts) + f'<h3>What the attacks do</h3><dl class="attacks">{told}</dl>'
+    return parts
 
 
 _HEAD = ("before", "95 % interval", "n", "after", "95 % interval", "n")
-
-
-def _says(attack: str) -> str:
-    words = ATTACKS[attack][1] if attack in ATTACKS else "not described."
-    return words[0].upper() + words[1:]
 
 
 def _loss(item: Item) -> float:

@@ -279,14 +279,24 @@ def advice(lines: Sequence[Headline]) -> Advice | None:
             f"{100 * cost:.1f} points less often than {top[0].label}, beyond the intervals. "
             f"Prefer {safer[0].label} if you expect attacks.",
         )
+    costly = [f for f in full if f not in fit and f[2]["value"] > best[2]["value"]]
+    among = " among the runs that lose nothing without one beyond the intervals" if costly else ""
     if rivals:
-        names = " and ".join(f[0].label for f in rivals)
+        names = join([f[0].label for f in rivals])
+        also = join([f[0].label for f in costly])
         return Advice(
             None,
             f"None is better than the others beyond chance: {best[0].label} has the highest recall@1 under "
-            f"attack, but its interval overlaps with that of {names}.",
+            f"attack{among}, but its interval overlaps with that of {names}."
+            + (f" {also} withstands more, not beyond the intervals, and costs clean results." * bool(also)),
         )
-    if len(fit) == 1:
+    if costly:
+        safer = max(costly, key=lambda f: f[2]["value"])
+        why = (
+            f"it has the highest recall@1 under attack{among}; {safer[0].label} withstands more, but not "
+            "beyond the intervals."
+        )
+    elif len(fit) == 1:
         why = "it leads without an attack, and no other run withstands more."
     else:
         why = (

@@ -13,15 +13,21 @@ from .words import duration, esc, join, number, percent
 
 
 def training(runs: Sequence[RunFolder]) -> str:
-    """Return "What happened in training?": loss, hardness and recall@1 for each run."""
+    """Return "What happened in training?": loss, hardness, recall@1 and collapse measures for each run."""
     parts = []
     for index, run in enumerate(runs):
         charts = [
             chart
-            for chart in (_loss(run, index), _hardness(run, index), _recall(run, index))
+            for chart in (
+                _loss(run, index),
+                _hardness(run, index),
+                _recall(run, index),
+                _collapse(run, index),
+            )
             if chart is not None
         ]
-        body = f'<div class="curves">{"".join(charts)}</div>'
+        kind = "curves four" if len(charts) == 4 else "curves"
+        body = f'<div class="{kind}">{"".join(charts)}</div>'
         none = missing("No training log was stored with this run.")
         parts.append(f"<h3>{esc(run.label)}</h3>{body if charts else none}")
     return "".join(parts)
@@ -57,16 +63,97 @@ def _recall(run: RunFolder, index: int) -> str | None:
     if not points:
         return None
     best, last = max(v for _, v in points), points[-1][1]
-    fell = f"; its best was {best:.1f} %" if best > last else ""
-    title = f"Recall@1 in training ended at {last:.1f} %{fell}"
-    svg = plots.curve(points, "recall@1 (%)", title, f"fit-{index}", limits=(0, 102))
+    fell = f"; its best was {percent(best / 100)}" if best > last else ""
+    title = f"Recall@1 of training images ended at {percent(last / 100)}{fell}"
+    svg = plots.curve(points, "recall@1, training (%)", title, f"fit-{index}", limits=(0, 102))
     keys = ("step", "loss", "recall@1", "seconds")
     rows = [[line.get("epoch", "–"), *(_cell(line, key) for key in keys)] for line in run.epochs]
     table = data_table(["epoch", *keys], rows)
     caption = (
-        "Share of sampled training images whose nearest other one is right, after each epoch; no attack."
+        "Share of the first (at most 500) training images whose nearest other one is right, after each "
+        "epoch; no attack. The model has seen these images: this says nothing about new ones."
     )
     return figure(title, svg, caption, table)
+
+
+MEASURES = ("mean_cosine", "effective_rank", "uniformity", "alignment", "intra_inter", "collapseness")
+LISTED = 100
+
+
+def _collapse(run: RunFolder, index: int) -> str | None:
+    """Return how the embeddings used their space, with marks where a collapse guard acted."""
+    lines = run.guards if len(run.guards) >= len(run.epochs) else run.epochs
+    cosine, rank = _points(lines, "mean_cosine"), _points(lines, "effective_rank")
+    if not cosine or not rank:
+        return None
+    acted = [line for line in run.guards if line.get("acted") is True and field(line, "step") is not None]
+    times = f"{len(acted)} time{'s' * (len(acted) != 1)}"
+    if acted:
+        title = f"The collapse guard acted {times}; effective rank ended at {number(rank[-1][1])}"
+    else:
+        title = (
+            f"Effective rank went from {number(rank[0][1])} to {number(rank[-1][1])}, "
+            f"mean cosine from {number(cosine[0][1])} to {number(cosine[-1][1])}"
+        )
+    settings = run.info.get("run")
+    guard = settings.get("guard") if isinstance(settings, dict) else None
+    limits: Mapping[str, Any] = guard if isinstance(guard, dict) and run.guards else {}
+    panels = (
+        plots.Panel("mean cosine", cosine, (0.0, 1.0), field(limits, "max_cosine")),
+        plots.Panel("effective rank", rank, (0.0, 1.05 * max(v for _, v in rank)), field(limits, "min_rank")),
+    )
+    marks = {step for line in acted if (step := field(line, "step")) is not None}
+    words = f"× red: guard acted, {times}" if acted else ""
+    svg = plots.stacked(panels, _bands(run), marks, words, title, f"collapse-{index}")
+    rows = [[*_row(line, "epoch ended"), "–"] for line in run.epochs]
+    rows += [[*_row(line, "guard acted"), _cell(line, "ease")] for line in acted[:LISTED]]
+    rows.sort(key=lambda row: int(row[0]) if row[0].isdigit() else -1)
+    head = ["step", "when", *(name.replace("_", " ") for name in MEASURES), "ease after it"]
+    return figure(title, svg, _about_collapse(run, acted, bool(limits)), data_table(head, rows))
+
+
+def _about_collapse(run: RunFolder, acted: Sequence[Mapping[str, Any]], limited: bool) -> str:
+    """Return how to read the chart, and what the guard did."""
+    text = (
+        "Collapsed: all images get nearly the same embedding, mean cosine near 1 and effective rank near 1. "
+        "Measured on the first (at most 500) training images, no attack."
+    )
+    if not run.guards:
+        return text
+    text += " Dotted: the guard's limits." * limited
+    if not acted:
+        return f"{text} The guard looked {len(run.guards)} times and never acted."
+    eases = [ease for line in run.guards if (ease := field(line, "ease")) is not None]
+    if eases:
+        text += (
+            " Red and ×: it acted, going back to the last healthy weights if there were any and weakening "
+            f"the attack. The ease factor of the attack's radius (1 is full strength) fell to "
+            f"{number(min(eases))}, ended at {number(eases[-1])} and was {number(sum(eases) / len(eases))} "
+            "on average."
+        )
+    more = len(acted) - LISTED
+    return text + (f" The table leaves out the last {more} acts." if more > 0 else "")
+
+
+def _bands(run: RunFolder) -> list[tuple[float, float]]:
+    """Return the stretches of steps at whose ends the guard acted; those that touch are one."""
+    bands: list[tuple[float, float]] = []
+    last: float | None = None
+    for line in run.guards:
+        step = field(line, "step")
+        if step is None:
+            continue
+        start = -1.0 if last is None else last
+        if line.get("acted") is True:
+            if bands and bands[-1][1] == start:
+                start = bands.pop()[0]
+            bands.append((start, step))
+        last = step
+    return bands
+
+
+def _row(line: Mapping[str, Any], when: str) -> list[str]:
+    return [_cell(line, "step"), when, *(_cell(line, name) for name in MEASURES)]
 
 
 def _summary(name: str, points: Sequence[tuple[float, float]], most: int = 12) -> str:

@@ -55,15 +55,15 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
 
 def render(runs: Sequence[RunFolder]) -> str:
     """Return the report of loaded run folders as HTML."""
-    at = strength(runs)
+    at, scored = strength(runs), strength(runs, scored=True)
     lines = headlines(runs, at)
     parts = (
-        ("safe", "Is my model safe?", verdict.safe(lines, at)),
-        ("show", "Show me.", evidence.show(runs)),
+        ("safe", "Is my model safe?", verdict.safe(lines, at, scored)),
+        ("show", "Show me.", evidence.show(runs, at)),
         ("pushed", "How far can it be pushed?", evidence.pushed(lines, at)),
-        ("weak", "Where is it weak?", evidence.weak(runs, at)),
+        ("weak", "Where is it weak?", evidence.weak(runs, at, scored)),
         ("training", "What happened in training?", history.training(runs)),
-        ("compare", "Compare.", verdict.compare(runs, at)),
+        ("compare", "Compare.", verdict.compare(runs, at, scored)),
         ("again", "How do I get this again?", history.again(runs)),
     )
     template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import io
 import re
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -161,7 +161,9 @@ def dot_plot(
         y, places, names = 0.0, [], []
         values = [v for _, dots in groups for d in dots for v in (d.attacked, d.clean) if v is not None]
         low, high = limits or (0.0, 1.1 * max(values, default=1.0) or 1.0)
-        low, high = min([low, *values]), max([high, *values])
+        room = 0.02 * (high - low)  # so that a dot beyond the limits is not cut
+        low = min([low, *(v - room for v in values if v < low)])
+        high = max([high, *(v + room for v in values if v > high)])
         for heading, dots in groups:
             axes.text(low, y + 0.1, short(heading, 80), va="center", fontsize=9.5, fontweight="bold")
             for dot in dots:
@@ -219,6 +221,7 @@ def curve(
         if limits is not None:
             axes.set_ylim(*limits)
         axes.margins(x=0.03)
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.locator_params(axis="x", nbins=5, integer=True)
         axes.locator_params(axis="y", nbins=5)
         axes.set_xlabel("optimiser steps")
@@ -237,9 +240,14 @@ class Panel(NamedTuple):
 
 
 def stacked(
-    panels: Sequence[Panel], bands: Sequence[tuple[float, float]], words: str, label: str, prefix: str
+    panels: Sequence[Panel],
+    bands: Sequence[tuple[float, float]],
+    marks: Collection[float],
+    words: str,
+    label: str,
+    prefix: str,
 ) -> str:
-    """Draw small panels over the same steps, with red bands through all of them and words at the first."""
+    """Draw small panels over the same steps, with red bands, crosses at marked steps, and words for them."""
     with _drawing():
         figure = Figure(figsize=(3.9, 0.55 + 1.05 * len(panels)), layout="constrained")
         figure.patch.set_alpha(0.0)
@@ -249,9 +257,11 @@ def stacked(
             axes.set_axisbelow(True)
             x, y = _binned(*np.asarray(panel.points, dtype=float).reshape(-1, 2).T)
             for start, end in bands:
-                axes.axvspan(start, end, color=ALARM, alpha=0.25, lw=0, zorder=0)
-                axes.axvline(end, color=ALARM, lw=0.9, zorder=1)
+                axes.axvspan(start, end, color=ALARM, alpha=0.2, lw=0, zorder=0)
             axes.plot(x, y, color=CLEAN, lw=1.6, marker="o" if len(x) <= 40 else None, ms=3.5)
+            crossed = [point for point in panel.points if point[0] in marks]
+            if crossed:
+                axes.plot(*zip(*crossed, strict=True), "x", color=ALARM, ms=6, mew=1.6, zorder=4)
             if panel.limit is not None:
                 axes.axhline(panel.limit, color=INK, lw=0.9, ls=":")
             low, high = panel.limits
@@ -261,8 +271,9 @@ def stacked(
             axes.locator_params(axis="y", nbins=4)
             axes.set_title(panel.name, fontsize=9.5, loc="left", pad=4)
             axes.grid(color=INK, alpha=0.15, lw=0.6)
-        if bands:
+        if words:
             rows[0].set_title(words, fontsize=9, loc="right", pad=4, color=ALARM)
+        rows[-1].set_xlim(left=min(0.0, rows[-1].get_xlim()[0]))
         rows[-1].locator_params(axis="x", nbins=5, integer=True)
         rows[-1].set_xlabel("optimiser steps")
         return _svg(figure, label, prefix)

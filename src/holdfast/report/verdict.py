@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..results import Record
-from .facts import Headline, Strength, advice, benign, bounds, headlines, items, method, unlike
+from .evidence import worst_of
+from .facts import (
+    WHOLE,
+    Headline,
+    Strength,
+    advice,
+    benign,
+    bounds,
+    headlines,
+    items,
+    method,
+    mixed_scores,
+    scores,
+    unlike,
+)
 from .load import RunFolder
 from .parts import missing
 from .words import (
@@ -17,6 +31,7 @@ from .words import (
     interval,
     join,
     metric_title,
+    number,
     of_100,
     percent,
     quantity,
@@ -24,11 +39,11 @@ from .words import (
 
 LIMITS = (
     "The automatic check of the measurement itself is not part of this version, and each figure under attack "
-    "comes from a single attack. Read these figures as upper bounds: a stronger attack may find more."
+    "is what one attack found. Read these figures as upper bounds: a stronger attack may find more."
 )
 
 
-def safe(lines: Sequence[Headline], at: Strength | None) -> str:
+def safe(lines: Sequence[Headline], at: Strength | None, scored: Strength | None = None) -> str:
     """Return "Is my model safe?": one sentence, the limits of the measurement, three numbers, the advice."""
     attacked = [line for line in lines if line.attacked]
     if at is None or not attacked:
@@ -38,10 +53,25 @@ def safe(lines: Sequence[Headline], at: Strength | None) -> str:
         rest = [line.run.label for line in lines if not line.attacked]
         if rest:
             text += missing(f"Not measured with this attack: {join(rest)}.")
+        if several := worst_of(attacked):
+            text += f'<p class="note">{esc(several)}</p>'
+        lower = [
+            f"{line.run.label} {percent(r['value'])} ({r['attack']}, {r['suite']})"
+            for line in attacked
+            if (r := line.lower)
+        ]
+        if lower:
+            text += (
+                f'<p class="note">Fewer are right under attacks that not all runs faced alike: '
+                f"{esc(join(lower))}.</p>"
+            )
     badge = f'<p class="verdict"><b>Not checked</b> <span>{esc(LIMITS)}</span></p>'
+    runs = [line.run for line in lines]
+    suites = sorted({name for run in runs for name in scores(run, scored)})
     cards = "".join(
         f'<article class="card"><h3>{esc(line.run.label)}</h3><dl>'
         f"{_three('right without an attack', line.clean)}{_three('right under attack', line.attacked)}"
+        f"{_scored(line.run, scored, suites)}"
         f"<div><dt>training and evaluation</dt><dd>{_cost(line.run)}</dd></div></dl></article>"
         for line in lines
     )
@@ -54,7 +84,23 @@ def safe(lines: Sequence[Headline], at: Strength | None) -> str:
     elif len(lines) > 1:
         why = unlike(lines) or ["fewer than two runs have both numbers"]
         chosen = missing(f"No run is recommended: {join(why)}.")
+    if apart := mixed_scores(runs, scored):
+        chosen = missing(apart) + chosen
     return f'{text}{badge}<div class="cards">{cards}</div>{chosen}'
+
+
+def _scored(run: RunFolder, at: Strength | None, suites: Sequence[str]) -> str:
+    """Return a run's robustness scores with the names of their suites."""
+    if not suites:
+        return ""
+    found = scores(run, at)
+    rows = [
+        f"<div><dt>robustness score ({esc(suite)})</dt>"
+        f"<dd>{number(r['value'])} <small>of 100</small> <small>{interval(r['metric'], r['ci'])}</small></dd>"
+        "</div>"
+        for suite, r in found.items()
+    ]
+    return "".join(rows) or "<div><dt>robustness score</dt><dd>– <small>not measured</small></dd></div>"
 
 
 def _sentence(lines: Sequence[Headline], at: Strength, *, named: bool) -> str:
@@ -71,7 +117,7 @@ def _sentence(lines: Sequence[Headline], at: Strength, *, named: bool) -> str:
     noun = f" of <b>{name}</b>" if named else ""
     interval_95 = "no interval" if span == "no interval" else f"95{THIN}% interval {span}"
     first = (
-        f"With {esc(budget(*at))}, an attacker makes a wrong image come first for <b>{count} of 100</b> "
+        f"With {esc(budget(*at[:2]))}, an attacker makes a wrong image come first for <b>{count} of 100</b> "
         f"queries{noun} <small>({interval_95})</small>"
     )
     others = [f"<b>{name}</b>: <b>{count}</b> <small>({span})</small>" for name, count, span in wrong[1:]]
@@ -86,6 +132,7 @@ def _three(name: str, record: Record | None) -> str:
         return f"<div><dt>{name}</dt><dd>– <small>not measured</small></dd></div>"
     attacked = record["state"] == "attacked"
     how = f' title="{esc(attack_title(record["attack"]))}"' if attacked else ""
+    name = f"{esc(name)} ({esc(record['attack'])})" if attacked else esc(name)
     span = f"<small>{interval(record['metric'], record['ci'])}</small>" if record["ci"] else ""
     return f"<div{how}><dt>{name}</dt><dd>{percent(record['value'])} {span}</dd></div>"
 
@@ -98,32 +145,39 @@ def _cost(run: RunFolder) -> str:
     return f"{both} <small>{duration(train)} + {duration(evaluate)}</small>"
 
 
-def compare(runs: Sequence[RunFolder], at: Strength | None) -> str:
+def compare(runs: Sequence[RunFolder], at: Strength | None, scored: Strength | None = None) -> str:
     """Return "Compare.": every metric of every run; the best in bold, what chance may explain in grey."""
-    columns: list[dict[tuple[str, str], Record]] = []
+    columns: list[dict[tuple[str, str, str], Record]] = []
     for run in runs:
-        column = {("none", metric): record for metric, record in benign(run).items()}
-        column |= {(i.attack, i.metric): i.attacked for i in items(run, at)}
+        column = {(r["attack"], r["metric"], suite): r for suite, r in scores(run, scored).items()}
+        column |= {("none", metric, ""): record for metric, record in benign(run).items()}
+        column |= {(i.attack, i.metric, i.suite): i.attacked for i in items(run, at)}
         columns.append(column)
     keys = list(dict.fromkeys(key for column in columns for key in column))
+    keys.sort(key=lambda key: (key[0] != WHOLE, key[0] != "none"))
     if not keys:
         return missing("No run has records.")
     head = "".join(f'<th scope="col">{esc(run.label)}</th>' for run in runs)
     body = []
-    for attack, metric in keys:
-        found = [column.get((attack, metric)) for column in columns]
+    for key in keys:
+        attack, metric, suite = key
+        found = [column.get(key) for column in columns]
         record = next(r for r in found if r)
         arrow = "↑" if record["higher_is_robust"] else "↓"
-        where = "no attack" if attack == "none" else f"under {attack}"
-        name = f"{esc(metric_title(metric))} <small>{esc(metric)}, {esc(where)} {arrow}</small>"
+        where = {"none": "no attack", WHOLE: "all attacks"}.get(attack, f"under {attack}")
+        parts = [f"suite {suite}", where] if attack == WHOLE else [metric, where, *([suite] if suite else [])]
+        told = ", ".join(parts)
+        name = f"{esc(metric_title(metric))} <small>{esc(told)} {arrow}</small>"
         body.append(f'<tr><th scope="row">{name}</th>{"".join(_compared(found))}</tr>')
     more = "".join(missing(f"Read with care: {why}.") for why in unlike(headlines(runs, at)))
+    more += missing(why) if (why := mixed_scores(runs, scored)) else ""
     best = (
         "Bold: the best. Grey with ≈: the interval overlaps with that of the best. " if len(runs) > 1 else ""
     )
     note = (
         f"↑ higher is better, ↓ lower is better; beneath each value its 95{THIN}% interval. "
         f"{best}– not measured. {method(runs, at)}"
+        f"{f' The score: {method(runs, scored)}' if scored and scored != at else ''}"
     )
     return (
         f'{more}<div class="scroll"><table class="compare"><thead><tr><th scope="col">metric</th>{head}</tr>'

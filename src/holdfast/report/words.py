@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 
@@ -84,16 +83,16 @@ def number(value: float, digits: int = 3) -> str:
 
     Examples
     --------
-    >>> number(0.98), number(12.345), number(0)
-    ('0.980', '12.3', '0')
+    >>> number(0.98), number(12.345), number(99.96), number(0)
+    ('0.980', '12.3', '100', '0')
     >>> number(1234567.0).replace(THIN, " ")
     '1 234 567'
     """
     if value == 0:
         return "0"
     if not 1e-4 <= abs(value) < 1e15:
-        return f"{value:.{digits - 1}e}"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    decimals = max(0, digits - 1 - int(f"{value:.{digits - 1}e}".partition("e")[2]))
     return f"{value:,.{decimals}f}".replace(",", THIN).replace("-", "−")
 
 

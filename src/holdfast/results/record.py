@@ -134,7 +134,8 @@ def make(
     higher_is_robust
         Whether a larger value is better for the defender.
     seed, seconds
-        Seed of the evaluation; seconds that the whole attack (or the benign evaluation) took.
+        Seed of the training that made the encoder; seconds that the whole attack (or the benign evaluation)
+        took.
     fingerprint
         Hash of the settings.
     time
@@ -214,9 +215,14 @@ def read(path: str | Path) -> list[Record]:
 
 
 def latest(records: Iterable[Record]) -> list[Record]:
-    """Keep the last record of each (run, suite, attack, state, metric, eps, seed); order of first sight."""
+    """Keep the last record of each measurement, in the order of first sight.
+
+    A measurement is told by run, suite, attack, state, metric, norm, eps, alpha, steps and seed: a shorter
+    search does not replace a longer one.
+    """
+    names = ("run", "suite", "attack", "state", "metric", "norm", "eps", "alpha", "steps", "seed")
     kept: dict[tuple[Any, ...], Record] = {}
     for r in records:
-        key = (r["run"], r["suite"], r["attack"], r["state"], r["metric"], r["eps"], r["seed"])
-        kept[key] = r
+        fields: dict[str, Any] = dict(r)
+        kept[tuple(fields[name] for name in names)] = r
     return list(kept.values())

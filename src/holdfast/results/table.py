@@ -160,18 +160,19 @@ class Table:
         """Arrange the records: one row for each ``rows`` field, one column for each metric under each attack.
 
         Columns read ``recall@1`` for benign metrics, ``ES recall@1`` for attacked ones and
-        ``ES recall@1 (clean)`` for the same quantity before that attack. Radius and suite are added where the
-        records hold several, so that only records of several seeds are averaged.
+        ``ES recall@1 (clean)`` for the same quantity before that attack. Radius, steps, step length and suite
+        are added where the records hold several, so that only records of several seeds are averaged.
         """
         if rows not in Record.__annotations__:
             raise InvalidArgument("rows", f"a field of a record: {', '.join(Record.__annotations__)}", rows)
         attacked = [r for r in self.records if r["attack"] != "none" and r["eps"] > 0]
         radii = len({(r["norm"], r["eps"]) for r in attacked}) > 1
+        searches = _searches(attacked)
         suites = len({r["suite"] for r in self.records}) > 1
         cells: dict[str, dict[str, list[float]]] = {}
         columns: dict[str, None] = {}
         for r in self.records:
-            column = _column(r, radii, suites)
+            column = _column(r, radii, searches, suites)
             columns[column] = None
             row = str(dict(r)[rows])
             cells.setdefault(row, {}).setdefault(column, []).append(r["value"])
@@ -200,9 +201,21 @@ class Table:
         return self.pivot().to_text(digits)
 
 
-def _column(r: Record, with_radius: bool, with_suite: bool) -> str:
+def _searches(attacked: Iterable[Record]) -> tuple[bool, bool]:
+    """Return whether one threat was searched with several numbers of steps, and those with several alphas."""
+    steps: dict[tuple[str, float], set[int]] = {}
+    alphas: dict[tuple[str, float, int], set[float]] = {}
+    for r in attacked:
+        steps.setdefault((r["norm"], r["eps"]), set()).add(r["steps"])
+        alphas.setdefault((r["norm"], r["eps"], r["steps"]), set()).add(r["alpha"])
+    return any(len(s) > 1 for s in steps.values()), any(len(s) > 1 for s in alphas.values())
+
+
+def _column(r: Record, with_radius: bool, searches: tuple[bool, bool], with_suite: bool) -> str:
     suite = f" [{r['suite']}]" if with_suite else ""
     if r["attack"] == "none":
         return r["metric"] + suite
     radius = f" {r['norm']} {r['eps']:.4g}" if with_radius else ""
+    radius += f" {r['steps']} steps" if searches[0] else ""
+    radius += f" of {r['alpha']:.4g}" if searches[1] else ""
     return f"{r['attack']} {r['metric']}{radius}" + (" (clean)" if r["state"] == "clean" else "") + suite
