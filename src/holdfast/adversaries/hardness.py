@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from ..functional.hardness import gradual, hardness, mixed_boundary
 from ..types import Adversary, Context, Miner, Roles, Triplets, TripletView
+from .combine import at_moment
 from .moves import check_moves
 
 FIRST_LOSS = 2.0
@@ -39,7 +40,7 @@ class Mined:
 
     def __call__(self, z: Tensor, y: Tensor, ctx: Context) -> Tensor:
         """Return (t,), aligned with the anchors."""
-        rows = self.miner(z, y, ctx.distance, ctx.generator)
+        rows = at_moment(self.miner, ctx.progress)(z, y, ctx.distance, ctx.generator)
         return hardness(Roles(*(z[role] for role in rows)), ctx.distance)
 
 

@@ -71,9 +71,7 @@ def run(
         target = attack.target(part, RowStreams(seed, label, "target", index=part.index))
 
         seen = part
-        if (
-            searched is not task.encoder
-        ):  # a shift starts from its place in that precision
+        if searched is not task.encoder:  # a shift starts from its place in that precision
             with frozen(searched), torch.no_grad():
                 seen = replace(part, z=searched(part.x))
 

@@ -23,7 +23,9 @@ class Contrastive:
     margin
         Distance from which on a negative is far enough, > 0. Published: 1.0 for normalised embeddings.
 
-    Notes ----- After Hadsell et al. (CVPR 2006), linear instead of squared, as in the code of Hardness
+    Notes
+    -----
+    After Hadsell et al. (CVPR 2006), linear instead of squared, as in the code of Hardness
     Manipulation. There the second mean runs over the violating negatives only. To stay unreduced, the value
     of a violating triplet is scaled by t / #violators, so that the plain mean over the t triplets is the
     published one. A value thus depends on the other triplets of the batch, by a factor.

@@ -36,7 +36,9 @@ class Margin:
     beta
         Initial boundary, > 0, in units of the distance.
 
-    Notes ----- Wu et al. (Sampling Matters in Deep Embedding Learning, ICCV 2017), with one beta for all
+    Notes
+    -----
+    Wu et al. (Sampling Matters in Deep Embedding Learning, ICCV 2017), with one beta for all
     classes. In the code of Hardness Manipulation each of the two parts is averaged over its own positive
     values only; here the parts of a triplet are scaled by t / #violators of that part, so that the plain
     mean is that value. That code learns beta by SGD with its own rate (5e-4); here it joins the optimiser

@@ -34,7 +34,9 @@ class MultiSimilarity:
     mining
         Width of the mining margin, >= 0.
 
-    Notes ----- Wang et al. (CVPR 2019), Eq. 11, 12 and 15. A row is never its own positive (excluded by its
+    Notes
+    -----
+    Wang et al. (CVPR 2019), Eq. 11, 12 and 15. A row is never its own positive (excluded by its
     place in the batch, so that duplicates of it count); the code of Hardness Manipulation counts it, and
     takes even rows as anchors only. The loss lives on cosine similarities whatever the distance of the run:
     rows are normalised here, and ``distance`` is not used. The choice of pairs carries no gradient.

@@ -50,7 +50,9 @@ class ProxyAnchor:
     margin
         >= 0, in units of cosine similarity.
 
-    Notes ----- Kim et al. (CVPR 2020), Eq. 4; proxies start as their code's do (Kaiming normal, fan-out).
+    Notes
+    -----
+    Kim et al. (CVPR 2020), Eq. 4; proxies start as their code's do (Kaiming normal, fan-out).
     The terms belong to proxies, not to rows: each term is shared equally by the rows in its sum, times n,
     so that the plain mean over the n rows is the published value. The loss lives on cosine similarities
     whatever the distance of the run, which is not used. Their code gives proxies a larger learning rate

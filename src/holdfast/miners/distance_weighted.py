@@ -29,7 +29,9 @@ class DistanceWeighted:
     dimension
         D, at least 2; ``None`` takes the width e of the embeddings.
 
-    Notes ----- Distance-weighted sampling of Wu et al. (Sampling Matters in Deep Embedding Learning, ICCV
+    Notes
+    -----
+    Distance-weighted sampling of Wu et al. (Sampling Matters in Deep Embedding Learning, ICCV
     2017), without their cut-offs of near and far negatives, as in the code of Hardness Manipulation. That
     code fixes D = 512, the width of its embeddings, for which this is nearly the hardest negative.
 

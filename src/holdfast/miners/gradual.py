@@ -22,7 +22,9 @@ class GradualSemihard:
     margin
         Width of the first window, > 0, in units of the distance.
 
-    Notes ----- The miner of CA-TRIDE (Tian et al., ICML 2024). A miner's call knows nothing of the training
+    Notes
+    -----
+    The miner of CA-TRIDE (Tian et al., ICML 2024). A miner's call knows nothing of the training
     run, so the epoch enters by :meth:`at`: ``miner.at(ctx.progress)(z, y, distance, generator)``. Called
     directly, it mines as in the first epoch.
 

@@ -28,7 +28,9 @@ class Softhard:
         Count the anchor itself among the positives, and fall back on any row of its class, the anchor
         included, as the published code does.
 
-    Notes ----- The miner of Roth et al. (ICML 2020), used by Hardness Manipulation (Zhou and Patel, CVPR
+    Notes
+    -----
+    The miner of Roth et al. (ICML 2020), used by Hardness Manipulation (Zhou and Patel, CVPR
     2022). In the code of the latter an "easy" anchor, one whose class is nearer than any negative, may be
     its own positive, which makes d(a, p) = 0: with chance 1/2 if its class has two rows in the batch. All
     their headline figures were obtained so; ``self_positive=True`` reproduces it. The default never pairs a
