@@ -64,9 +64,9 @@ class Live:
         if line["kind"] != "step":
             return
         rate = (line["step"] + 1) / max(line["seconds"], 1e-9)
-        words = f"loss {line['loss']:.4f}"
+        words = f"loss {line['loss']:.3f}"
         if "hardness" in line:
-            words += f"  hardness {line['hardness']:+.3f}"
+            words += f"  hard {line['hardness']:+.2f}"
         words += f"{self._recall}  {rate:.1f} steps/s"
         self._show(
             f"train {name}", line["step"] + 1, line["steps"], words, (line["steps"] - line["step"]) / rate
@@ -97,10 +97,10 @@ def live(quiet: bool = False) -> Iterator[Live]:
         return
     columns = (
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         TextColumn("{task.percentage:>3.0f} %"),
         TextColumn("{task.fields[words]}"),
-        TimeRemainingColumn(),
+        TimeRemainingColumn(compact=True),
     )
     with Progress(*columns, console=err) as progress:
         yield Live(progress, quiet)
