@@ -250,7 +250,8 @@ def evaluate_run(
     encoder, run = opened.encoder(), opened.run
     threat = threat or run.threat
     search = search or default_search(threat.eps)
-    test = run.data.load().test
+    split = run.data.load()
+    test = split.test
     weights = hashlib.sha256((opened.path / "encoder.safetensors").read_bytes()).hexdigest()
     settings = {
         "suite": suite,
@@ -274,7 +275,7 @@ def evaluate_run(
     shared: dict[str, Any] = {
         "run": opened.path.name,
         "dataset": run.data.name,
-        "protocol": run.data.load().protocol,
+        "protocol": split.protocol,
         "encoder": encoder.spec.name,
         "defense": run.name,
         "suite": suite,

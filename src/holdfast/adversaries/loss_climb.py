@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..losses.checks import reads_of
 from ..types import Adversary, BatchLoss, BatchView, Context, TripletLoss, TripletView
 from .moves import check_moves
 
@@ -49,9 +50,7 @@ class LossClimb(Adversary[Any]):
     moves: str = "x"
 
     def __post_init__(self) -> None:
-        reads = getattr(self.loss, "reads", None)
-        if reads not in ("triplets", "batch"):
-            raise InvalidArgument("loss", "a loss whose attribute reads is 'triplets' or 'batch'", self.loss)
+        reads = reads_of(self.loss)
         if reads == "triplets" and self.moves == "x":
             raise InvalidArgument("moves", "some of 'apn', because the loss reads triplets", self.moves)
         check_moves(self.moves, "apn" if reads == "triplets" else "x")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidArgument
 from ..functional.hardness import hardness
+from ..losses.checks import reads_of
 from ..threat import L2Threat, LinfThreat
 from ..types import BatchLoss, Context, Miner, Roles, Step, TripletLoss
+from .learnt import learnable_parts, loss_now
 
 
 class Perturbation(nn.Module):
@@ -71,9 +72,7 @@ class FreeTraining:
     replays: int = 4
 
     def __post_init__(self) -> None:
-        reads = getattr(self.loss, "reads", None)
-        if reads not in ("triplets", "batch"):
-            raise InvalidArgument("loss", "a loss whose attribute reads is 'triplets' or 'batch'", self.loss)
+        reads = reads_of(self.loss)
         if (reads == "triplets") != (self.miner is not None):
             raise InvalidArgument("miner", "a miner if and only if the loss reads triplets", self.miner)
         if self.replays < 1:
@@ -81,15 +80,14 @@ class FreeTraining:
 
     def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
         """Return the lasting perturbation, and the learnable part of the loss if it has one."""
-        build = getattr(self.loss, "setup", None)
-        parts: dict[str, nn.Module] = {} if build is None else {"loss": build(embedding_dim, n_classes)}
+        parts = learnable_parts(self.loss, embedding_dim, n_classes)
         return nn.ModuleDict({**parts, "perturbation": Perturbation()})
 
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield one loss for each replay; reads the images' gradient after each step."""
         lasting = ctx.learnable["perturbation"]
         assert isinstance(lasting, Perturbation)
-        loss: Any = ctx.learnable["loss"] if "loss" in ctx.learnable else self.loss  # noqa: SIM401, no .get there
+        loss = loss_now(self.loss, ctx)
         x = self.threat.project(ctx.x + lasting.like(ctx.x), ctx.x)
         for _ in range(self.replays):
             x = x.detach().requires_grad_(True)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..adversaries import at_moment
 from ..errors import InvalidArgument
 from ..functional.hardness import hardness
+from ..losses.checks import reads_of
 from ..search.modes import frozen
 from ..types import (
     BatchLoss,
@@ -25,6 +26,7 @@ from ..types import (
     TripletLoss,
     TripletView,
 )
+from .learnt import learnable_parts, loss_now
 
 ROLES = "apn"
 
@@ -87,9 +89,7 @@ class AdversarialTraining:
     monitor_every: int = 10
 
     def __post_init__(self) -> None:
-        reads = getattr(self.loss, "reads", None)
-        if reads not in ("triplets", "batch"):
-            raise InvalidArgument("loss", "a loss whose attribute reads is 'triplets' or 'batch'", self.loss)
+        reads = reads_of(self.loss)
         if reads == "triplets" and self.miner is None:
             raise InvalidArgument("miner", "a miner, because the loss reads triplets", None)
         if reads == "batch" and self.miner is not None:
@@ -124,12 +124,11 @@ class AdversarialTraining:
 
     def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
         """Return the learnable part of the loss, if it has one."""
-        build = getattr(self.loss, "setup", None)
-        return nn.ModuleDict({} if build is None else {"loss": build(embedding_dim, n_classes)})
+        return nn.ModuleDict(learnable_parts(self.loss, embedding_dim, n_classes))
 
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield the one loss of the batch."""
-        loss = ctx.learnable["loss"] if "loss" in ctx.learnable else self.loss  # noqa: SIM401, no .get there
+        loss = loss_now(self.loss, ctx)
         now = self.at(ctx.progress, ctx.signal.get("ease", 1.0))
         if now.adversary is None:
             yield now._step(ctx, loss, ctx.encoder(ctx.x))

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal, cast
+
 from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..types import Roles
+
+
+def reads_of(loss: Any) -> Literal["triplets", "batch"]:
+    """Return what a loss reads, or raise InvalidArgument if it does not say so."""
+    reads = getattr(loss, "reads", None)
+    if reads not in ("triplets", "batch"):
+        raise InvalidArgument("loss", "a loss whose attribute reads is 'triplets' or 'batch'", loss)
+    return cast(Literal["triplets", "batch"], reads)
 
 
 def check_roles(z: Roles) -> None:
