@@ -23,6 +23,7 @@ class _IdxSource:
     _: KW_ONLY
     train_per_class: int | None = None
     test_images: int | None = None
+    validate_per_class: int | None = None
 
     name: ClassVar[str]
     folders: ClassVar[tuple[str, ...]]
@@ -36,10 +37,15 @@ class _IdxSource:
     )
 
     def __post_init__(self) -> None:
-        for field in ("train_per_class", "test_images"):
+        for field in ("train_per_class", "test_images", "validate_per_class"):
             value = getattr(self, field)
             if value is not None and value < 1:
-                raise InvalidArgument(field, "an integer >= 1, or None for all", value)
+                raise InvalidArgument(field, "an integer >= 1, or None", value)
+        if self.validate_per_class is not None and self.train_per_class is None:
+            raise InvalidArgument(
+                "validate_per_class", "train_per_class beside it, so that images are left to validate on",
+                self.validate_per_class,
+            )  # fmt: skip
 
     @classmethod
     def locate(cls, root: str | Path) -> Path | None:
@@ -75,10 +81,11 @@ class _IdxSource:
                 f"{self.name}: missing {missing} (or the same with .gz); looked in "
                 + ", ".join(str(place) for place in places)
             )
-        return DataSplit(self._side(folder, "train"), self._side(folder, "test"), self.name, "closed")
+        test = "test" if self.validate_per_class is None else "validation"
+        return DataSplit(self._side(folder, "train"), self._side(folder, test), self.name, "closed")
 
     def _side(self, folder: Path, side: str) -> ImageSet:
-        image_file, label_file = self.files[:2] if side == "train" else self.files[2:]
+        image_file, label_file = self.files[2:] if side == "test" else self.files[:2]
         pixels, labels = (
             read_idx(_named(folder, file) or folder / file) for file in (image_file, label_file)
         )
@@ -96,6 +103,11 @@ class _IdxSource:
         rows = torch.arange(len(y))
         if side == "train" and self.train_per_class is not None and len(y):
             rows = first_rows_per_class(y, self.train_per_class, name)
+        elif (
+            side == "validation" and self.train_per_class is not None and self.validate_per_class is not None
+        ):
+            many = first_rows_per_class(y, self.train_per_class + self.validate_per_class, name)
+            rows = many[~torch.isin(many, first_rows_per_class(y, self.train_per_class, name))]
         elif side == "test" and self.test_images is not None:
             if self.test_images > len(y):
                 raise DataError(f"{name}: test_images={self.test_images}, but the file holds {len(y)}")
@@ -123,6 +135,9 @@ class FashionMNIST(_IdxSource):
         Keep the first so many training images of every class, in file order; None keeps all.
     test_images
         Keep the first so many test images; None keeps all.
+    validate_per_class
+        Test on so many further training images of every class (those after the first ``train_per_class``)
+        and leave the test images alone: for choosing settings.
 
     References
     ----------
@@ -155,7 +170,7 @@ class MNIST(_IdxSource):
     root
         Folder with the four official IDX files (plain or ``.gz``), or one that holds them in ``mnist/`` or
         ``MNIST/raw/``.
-    train_per_class, test_images
+    train_per_class, test_images, validate_per_class
         As for :class:`FashionMNIST`.
 
     References

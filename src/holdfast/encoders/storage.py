@@ -70,6 +70,7 @@ def load(path: str | Path) -> Encoder:
     for name, expected in encoder.state_dict().items():
         check_tensor(path, name, tensors[name], expected)
     encoder.load_state_dict(tensors, strict=True, assign=True)
+    encoder.lay_out()
     return encoder
 
 

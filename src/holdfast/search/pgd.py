@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -42,9 +42,9 @@ class PGD:
 
     Notes
     -----
-    If an exact gradient is zero everywhere, no later step can move anything, and the loop stops early with
-    the same result. A gain that is flat at the clean input (a distance to itself under
-    :class:`~holdfast.functional.distance.Cosine`) needs ``random_start``.
+    A group whose exact gradient is zero can never move again: it is left out of all later passes, and the
+    loop ends when no group is left, with the same result. A gain that is flat at the clean input (a distance
+    to itself under :class:`~holdfast.functional.distance.Cosine`) needs ``random_start``.
 
     Examples
     --------
@@ -133,22 +133,71 @@ class PGD:
     ) -> tuple[Tensor, Tensor | None]:
         """Return the kept point of one run, and its value when somebody will compare it."""
         best_x, best_value = x, None
+        work = _Moving(objective, len(x))
         for step in range(self.steps):
-            value, grad = self.gradient(encoder, x, objective, generator)
-            _check(value, len(x), step)
+            value, grad = self.gradient(encoder, x[work.rows], work, generator)
+            value = work.whole(value, step)
             if not bool(torch.isfinite(grad).all()):
                 raise InvalidArgument("objective", "a finite gradient", f"NaN or infinity at step {step}")
             if self.keep == "best":
                 best_x, best_value = _merge(best_x, best_value, x, value)
-            if getattr(self.gradient, "exact", False) and not bool(grad.any()):
-                break
-            x = threat.project(x + at(self.alpha, step / self.steps) * threat.direction(grad), x0)
+            if getattr(self.gradient, "exact", False):
+                grad = work.rest(grad)
+                if not len(grad):
+                    break
+            now = x[work.rows]
+            length = at(self.alpha, step / self.steps)
+            moved = threat.project(now + length * threat.direction(grad), x0[work.rows])
+            x = moved if work.all else x.index_put((work.rows,), moved)
         if self.keep == "last" and self.restarts == 1:
             return x, None
         with torch.no_grad():
             value = objective(encoder(x))
         _check(value, len(x), self.steps)
         return (x, value) if self.keep == "last" else _merge(best_x, best_value, x, value)
+
+
+class _Moving:
+    """An objective of the groups that still move; the embeddings of the others are remembered.
+
+    A group whose gradient is exactly zero stays where it is, and so does its gradient: groups do not depend
+    on each other. Hinges make this common: triplets that are hard enough, queries that have arrived.
+    """
+
+    def __init__(self, objective: Objective, rows: int) -> None:
+        self.objective = objective
+        self.n = rows
+        self.all = True
+        self.rows: Any = slice(None)
+        self.groups: Any = slice(None)
+        self.z = self.value = torch.empty(0)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Take the embeddings of the moving rows, return the values of the moving groups."""
+        if self.all:
+            self.z = z.detach()
+            return self.objective(z)
+        self.z = self.z.index_put((self.rows,), z.detach())
+        return self.objective(self.z.index_put((self.rows,), z))[self.groups]
+
+    def whole(self, value: Tensor, step: int) -> Tensor:
+        """Return the values of all groups from those that still move."""
+        _check(value, self.n if self.all else len(self.rows), step)
+        self.value = value if self.all else self.value.index_put((self.groups,), value)
+        return self.value
+
+    def rest(self, grad: Tensor) -> Tensor:
+        """Let groups without gradient rest; return the gradient of the others."""
+        moves = (grad.flatten(1) != 0).any(1)
+        before = len(self.value) if self.all else len(self.groups)
+        groups = moves.reshape(-1, before).any(0)
+        if bool(groups.all()):
+            return grad
+        kept = torch.nonzero(groups.repeat(len(grad) // before)).squeeze(1)
+        self.groups = torch.nonzero(groups).squeeze(1) if self.all else self.groups[groups]
+        self.rows = kept if self.all else self.rows[kept]
+        self.all = False
+        return grad[kept]
 
 
 def _merge(best_x: Tensor, best_value: Tensor | None, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
