@@ -60,6 +60,13 @@ class RowStreams:
     def __len__(self) -> int:
         return len(self.generators)
 
+    def rows(self, which: Tensor) -> RowStreams:
+        """Return the streams (shared, not copied) of some rows, given as (k,) numbers or an (n,) mask."""
+        numbers = torch.nonzero(which).squeeze(1) if which.dtype == torch.bool else which
+        part = RowStreams(0, index=[])
+        part.generators = [self.generators[int(i)] for i in numbers]
+        return part
+
 
 Randomness = torch.Generator | RowStreams | None
 

@@ -114,6 +114,15 @@ class Threat(Protocol):
         ...
 
 
+def rows_of(part: Any, which: Tensor) -> Any:
+    """Return what belongs to some rows: of parts with a method ``rows`` that part, of all others themselves.
+
+    A threat with a radius or a place for every row, and random streams, are such parts.
+    """
+    rows = getattr(part, "rows", None)
+    return part if rows is None else rows(which)
+
+
 class Gradient(Protocol):
     """Where a search gets value and gradient from: back-propagation, NES, SPSA."""
 

@@ -259,6 +259,56 @@ def test_one_live_row_keeps_the_loop_going() -> None:
     assert len(encoder.seen) == 5
 
 
+class Untiring(Autograd):
+    """The same gradient, without the promise that a zero stays zero: no group is ever left out."""
+
+    exact = False
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("restarts", [1, 3])
+@BOTH
+def test_groups_that_have_arrived_are_left_out_with_the_same_result(
+    threat: Any, keep: Any, restarts: int
+) -> None:
+    def gain(z: Tensor) -> Tensor:  # two rows to a group; each group wants another level
+        first, second = z.chunk(2)
+        return -torch.relu(torch.linspace(0.1, 0.7, 7).double() - (first - second).abs().sum(1))
+
+    net, x0, streams = Net().eval(), rand(14, 1, 8, 8), RowStreams(0, "rest", index=range(7))
+    results, rows = [], []
+    for gradient in (Autograd(), Untiring()):
+        encoder = Counting(net)
+        search = PGD(steps=12, alpha=0.02, keep=keep, restarts=restarts, gradient=gradient)
+        results.append(search(encoder, x0, gain, threat, streams if restarts == 1 else stream(0, "rest")))
+        rows.append(sum(len(seen) for seen in encoder.seen))
+    assert torch.allclose(*results, atol=1e-12)
+    assert rows[0] < 0.9 * rows[1]
+
+
+def test_a_threat_with_rows_is_cut_to_those_that_move() -> None:
+    class Each(LinfThreat):  # a radius for every row
+        radii = torch.tensor([[0.05], [0.2], [0.3]], dtype=torch.float64)
+
+        def rows(self, which: Tensor) -> LinfThreat:
+            part = Each(eps=self.eps, bounds=None)
+            object.__setattr__(part, "radii", self.radii[which])
+            return part
+
+        def project(self, x: Tensor, x0: Tensor) -> Tensor:
+            return torch.minimum(torch.maximum(x, x0 - self.radii), x0 + self.radii)
+
+    x0 = torch.tensor([[0.0], [0.2], [-0.3]], dtype=torch.float64)
+    x = PGD(steps=20, alpha=0.06)(identity, x0, relu_gain, Each(eps=1.0, bounds=None))
+    assert x[:, 0].tolist() == pytest.approx([0.05, 0.2, 0.0])
+
+
+def test_a_search_begins_where_it_is_told_to() -> None:
+    x0, begin = torch.zeros(2, 1), torch.tensor([[0.1], [0.9]])
+    search = PGD(steps=1, alpha=0.05, random_start=True)
+    assert search(identity, x0, total, FREE, start=begin)[:, 0].tolist() == pytest.approx([0.15, 0.25])
+
+
 def test_sampled_gradients_never_stop_early() -> None:
     encoder = Counting()
     PGD(steps=4, gradient=SPSA(samples=1))(encoder, torch.ones(1, 1), relu_gain, FREE, stream(0))

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from ..rng import Randomness
 from ..schedules import Schedule, at
-from ..types import Encoder, Gradient, Objective, Threat
+from ..types import Encoder, Gradient, Objective, Threat, rows_of
 from .gradient import Autograd
 from .modes import frozen
 
@@ -83,6 +83,8 @@ class PGD:
         objective: Objective,
         threat: Threat,
         generator: Randomness = None,
+        *,
+        start: Tensor | None = None,
     ) -> Tensor:
         """Climb ``objective`` inside ``threat``, leaving no trace in modes, ``.grad`` or global RNG.
 
@@ -98,6 +100,9 @@ class PGD:
             The allowed set around every row.
         generator
             For random starts and sampled gradients; ``None`` draws them from PyTorch's global generator.
+        start
+            Where the first run begins, inside the threat (a point found before, say); overrules
+            ``random_start`` for that run.
 
         Returns
         -------
@@ -114,8 +119,11 @@ class PGD:
         best_x, best_value = x0.clone(), None
         with frozen(encoder):
             for restart in range(self.restarts):
-                start = threat.noise(x0, generator) if self.random_start or restart else x0.clone()
-                x, value = self._climb(encoder, start, x0, objective, threat, generator)
+                if start is not None and not restart:
+                    begin = threat.project(start.detach(), x0)
+                else:
+                    begin = threat.noise(x0, generator) if self.random_start or restart else x0.clone()
+                x, value = self._climb(encoder, begin, x0, objective, threat, generator)
                 if best_value is None or value is None:
                     best_x, best_value = x, value
                 else:
@@ -147,7 +155,8 @@ class PGD:
                     break
             now = x[work.rows]
             length = at(self.alpha, step / self.steps)
-            moved = threat.project(now + length * threat.direction(grad), x0[work.rows])
+            part = threat if work.all else rows_of(threat, work.rows)
+            moved = part.project(now + length * part.direction(grad), x0[work.rows])
             x = moved if work.all else x.index_put((work.rows,), moved)
         if self.keep == "last" and self.restarts == 1:
             return x, None
