@@ -279,7 +279,8 @@ def test_groups_that_have_arrived_are_left_out_with_the_same_result(
     results, rows = [], []
     for gradient in (Autograd(), Untiring()):
         encoder = Counting(net)
-        search = PGD(steps=12, alpha=0.02, keep=keep, restarts=restarts, gradient=gradient)
+        alpha = threat.eps / 5
+        search = PGD(steps=12, alpha=alpha, keep=keep, restarts=restarts, gradient=gradient)
         results.append(search(encoder, x0, gain, threat, streams if restarts == 1 else stream(0, "rest")))
         rows.append(sum(len(seen) for seen in encoder.seen))
     assert torch.allclose(*results, atol=1e-12)
