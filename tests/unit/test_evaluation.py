@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from holdfast.attacks import Outcome
 from holdfast.data import Digits
 from holdfast.encoders import SmallCNN
 from holdfast.errors import CorruptFile, DataError, InvalidArgument
 from holdfast.evaluation import (
     SUITES,
+    Entry,
     EntryResult,
     Estimate,
+    Share,
     bootstrap,
     embed,
     estimate,
@@ -28,6 +32,7 @@ from holdfast.evaluation import (
     write_exhibits,
 )
 from holdfast.evaluation.exhibit import choose_queries
+from holdfast.evaluation.suite import attack_again
 from holdfast.files import read_arrays
 from holdfast.functional.distance import Cosine, Euclidean
 from holdfast.search import PGD
@@ -285,7 +290,8 @@ def test_a_suite_resumes_at_the_missing_chunks(task: RetrievalTask, tmp_path: Pa
         return found, list(calls)
 
     kept_nothing, whole = again(None)
-    assert whole == [10] * 8 + [5] * 4 + ([10] * 8 + [5] * 4) * 2  # three steps and the result, three attacks
+    assert whole[::4] == [10] * 6 + [5] * 3  # three steps and the result, three attacks
+    assert len(whole) == 36
     first, counted = again(tmp_path)
     assert counted == whole
     names = sorted(path.name for path in tmp_path.iterdir())
@@ -303,11 +309,100 @@ def test_a_suite_resumes_at_the_missing_chunks(task: RetrievalTask, tmp_path: Pa
         (tmp_path / name).unlink()
     third, some = again(tmp_path)
     sizes = [int(name[-12:-4]) - int(name[-21:-13]) for name in chosen]
-    assert sorted(some) == sorted(size for size in sizes for _ in range(4))
+    assert len(some) == 12
+    assert sorted(some[::4]) == sorted(sizes)
     assert equal(third, first)
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     rewritten = [name for name in names if (tmp_path / name).stat().st_mtime_ns != stamps[name]]
     assert rewritten == chosen
+
+
+def test_shares_of_several_processes_make_one_suite(task: RetrievalTask, tmp_path: Path) -> None:
+    whole = run_suite(task, SUITES["core"], SEARCH, THREAT, chunk=6)
+    parts = [
+        run_suite(
+            task, SUITES["core"], SEARCH, THREAT, chunk=6, folder=tmp_path, share=Share(index=i, count=2)
+        )
+        for i in range(2)
+    ]
+    rows = [part[0].rows for part in parts]
+    assert [r.tolist() for r in rows if r is not None] == [
+        [*range(6), *range(12, 18), 24],
+        [*range(6, 12), *range(18, 24)],
+    ]
+    assert isinstance(task.encoder, Counting)
+    task.encoder.calls.clear()
+    merged = run_suite(task, SUITES["core"], SEARCH, THREAT, chunk=6, folder=tmp_path)
+    assert task.encoder.calls == []
+    assert equal(merged, whole)
+    assert all(result.rows is None for result in merged)
+
+
+def test_more_shares_than_chunks_leave_some_without_work(task: RetrievalTask) -> None:
+    assert run_suite(task, SUITES["core"], SEARCH, THREAT, share=Share(index=1, count=2)) == []
+
+
+def test_a_budget_covers_a_random_sample_and_says_which(task: RetrievalTask, tmp_path: Path) -> None:
+    little = Share(seconds=1e-9)
+    (first, *_) = found = run_suite(task, SUITES["core"], SEARCH, THREAT, chunk=6, share=little)
+    assert first.rows is not None
+    rows = first.rows.tolist()
+    assert len(rows) == 6
+    assert rows == sorted(rows) != list(range(6))
+    assert all(result.rows is not None and result.rows.tolist() == rows for result in found)
+    alone = run_suite(task.rows(first.rows), SUITES["core"], SEARCH, THREAT)
+    assert equal(found, alone, atol=1e-9)
+    again = run_suite(task, SUITES["core"], SEARCH, THREAT, chunk=6, share=little, folder=tmp_path)
+    enough = run_suite(
+        task, SUITES["core"], SEARCH, THREAT, chunk=6, share=Share(seconds=1e9), folder=tmp_path
+    )
+    assert equal(again, found)
+    assert enough[0].rows is None  # everything, in the order of the task
+    assert equal(enough, run_suite(task, SUITES["core"], SEARCH, THREAT), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, MemoryError, "allocate"])
+def test_chunks_are_halved_until_they_fit(
+    task: RetrievalTask, kind: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    def small(x: Tensor) -> Tensor:
+        if len(x) > 7:
+            raise RuntimeError("cannot allocate memory") if kind == "allocate" else kind("out of memory")
+        return task.encoder(x)
+
+    found = run_suite(replace(task, encoder=small), SUITES["core"], SEARCH, THREAT, chunk=25)
+    assert equal(found, run_suite(task, SUITES["core"], SEARCH, THREAT), atol=1e-9)
+    assert "out of memory with 25 queries" in caplog.text
+
+
+def test_other_errors_and_single_queries_are_not_halved(task: RetrievalTask) -> None:
+    calls = []
+
+    def broken(x: Tensor) -> Tensor:
+        calls.append(len(x))
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        run_suite(replace(task, encoder=broken), SUITES["core"], SEARCH, THREAT, chunk=25)
+    assert calls == [25]
+
+    def never(x: Tensor) -> Tensor:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        run_suite(replace(task, encoder=never), SUITES["core"], SEARCH, THREAT, chunk=25)
+
+
+def test_images_are_kept_only_where_they_are_few(
+    task: RetrievalTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = run_suite(task, SUITES["core"], SEARCH, THREAT)
+    assert [tuple(result.outcome.x.shape) for result in kept] == [tuple(task.x.shape)] * 3
+    monkeypatch.setattr("holdfast.evaluation.suite.KEEP_BYTES", 100)
+    for _ in range(2):  # computed, then read
+        bare = run_suite(task, SUITES["core"], SEARCH, THREAT, chunk=10, folder=tmp_path)
+        assert [tuple(result.outcome.x.shape) for result in bare] == [(25, 0)] * 3
+        assert all(torch.allclose(a.outcome.z, b.outcome.z) for a, b in zip(kept, bare, strict=True))
 
 
 def test_a_damaged_chunk_is_named_and_not_taken_for_a_result(task: RetrievalTask, tmp_path: Path) -> None:
@@ -336,7 +431,7 @@ def test_seeds_and_labels_name_the_streams(task: RetrievalTask) -> None:
 def test_a_suite_tells_how_far_it_is(task: RetrievalTask) -> None:
     said: list[tuple[str, int, int]] = []
     run_suite(task, SUITES["core"], PGD(steps=1), THREAT, chunk=20, on_chunk=lambda *line: said.append(line))
-    assert said == [(label, done, 25) for label in ("CA+", "CA-", "ES") for done in (20, 25)]
+    assert said == [(label, done, 25) for done in (20, 25) for label in ("CA+", "CA-", "ES")]
     with pytest.raises(InvalidArgument, match="chunk"):
         run_suite(task, SUITES["core"], SEARCH, THREAT, chunk=0)
     assert run_suite(task, SUITES["benign"], SEARCH, THREAT) == []
@@ -351,7 +446,7 @@ def test_exhibits_hold_what_they_say(task: RetrievalTask, tmp_path: Path) -> Non
     write_exhibits(tmp_path, task, task.x, results, THREAT, names, k=6)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["CA+.npz", "CA-.npz", "ES.npz"]
     right = neighbours(task, task.z)[:, 0]
-    for entry, outcome, _ in results:
+    for entry, outcome, *_ in results:
         arrays = read_arrays(tmp_path / f"{entry.label}.npz")
         shapes = {name: value.shape for name, value in arrays.items()}
         assert shapes == {
@@ -414,6 +509,26 @@ def test_exhibits_show_both_held_and_lost_queries_over_the_range_of_shifts() -> 
     assert held.tolist() == [True, True]
     rows, _ = choose_queries(wrong, z, shift, k=4)
     assert len(rows) == 4  # not enough right ones: any
+
+
+def test_exhibits_attack_again_what_was_not_kept(task: RetrievalTask, tmp_path: Path) -> None:
+    kept = run_suite(task, SUITES["core"], SEARCH, THREAT, share=Share(seconds=1e-9), chunk=10)
+    bare = run_suite(
+        task, SUITES["core"], SEARCH, THREAT, share=Share(seconds=1e-9), chunk=10, keep_images=False
+    )
+    write_exhibits(tmp_path / "none", task, task.x, bare, THREAT, k=4)
+    assert not (tmp_path / "none").exists()
+
+    def again(entry: Entry, part: RetrievalTask) -> Outcome:
+        return attack_again(part, entry, SEARCH, THREAT)
+
+    write_exhibits(tmp_path / "again", task, task.x, bare, THREAT, k=4, again=again)
+    write_exhibits(tmp_path / "kept", task, task.x, kept, THREAT, k=4)
+    assert kept[0].rows is not None
+    for label in ("CA+", "CA-", "ES"):
+        a, b = (read_arrays(tmp_path / name / f"{label}.npz") for name in ("again", "kept"))
+        assert set(a["ids"].tolist()) <= set(kept[0].rows.tolist())
+        assert all(np.array_equal(a[n], b[n]) or np.allclose(a[n], b[n], atol=1e-9) for n in a if a[n].size)
 
 
 def test_exhibits_of_a_tiny_gallery(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from .exhibit import write_exhibits
 from .retrieval import evaluate_retrieval
 from .score import Score, score
 from .stats import Estimate, bootstrap, estimate, wilson
-from .suite import Entry, EntryResult, Item, Suite, run_suite
+from .suite import Entry, EntryResult, Item, Share, Suite, run_suite
 from .suites import SUITES
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Estimate",
     "Item",
     "Score",
+    "Share",
     "Suite",
     "bootstrap",
     "embed",

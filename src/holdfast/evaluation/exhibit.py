@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..attacks import Outcome
 from ..files import write_arrays
 from ..functional.ranking import nearest
 from ..types import Images, RetrievalTask, Threat
-from .suite import EntryResult
+from .suite import Entry, EntryResult
 
 NEIGHBOURS = 5
 
@@ -52,6 +53,7 @@ def write_exhibits(
     threat: Threat,
     class_names: Sequence[str] = (),
     k: int = 12,
+    again: Callable[[Entry, RetrievalTask], Outcome] | None = None,
 ) -> None:
     """Write ``folder/LABEL.npz`` for every attack.
 
@@ -71,16 +73,26 @@ def write_exhibits(
         Name of label i at position i.
     k
         Queries for each attack.
+    again
+        Attacks given queries again, where attacked images were not kept; without it such attacks are left
+        out.
     """
     count = min(NEIGHBOURS, len(task.gallery.z) - 1)
-    for entry, outcome, _ in results:
+    for entry, outcome, _, covered in results:
         if entry.fewer_steps:  # the same attack stands in the suite in full
             continue
-        shift = task.distance.rowwise(outcome.z, task.z)
-        rows, held = choose_queries(task, outcome.z, shift, k)
-        part = task.rows(rows)
-        arrays: dict[str, Tensor] = {"query": part.x, "attacked": outcome.x[rows], "query_y": part.y}
-        for name, z in (("before", part.z), ("after", outcome.z[rows])):
+        queries = task if covered is None else task.rows(covered.to(task.z.device))
+        shift = task.distance.rowwise(outcome.z, queries.z)
+        rows, held = choose_queries(queries, outcome.z, shift, k)
+        part = queries.rows(rows)
+        attacked, after = outcome.x[rows], outcome.z[rows]
+        if not attacked.numel():
+            if again is None:
+                continue
+            made = again(entry, part)
+            attacked, after = made.x, made.z
+        arrays: dict[str, Tensor] = {"query": part.x, "attacked": attacked, "query_y": part.y}
+        for name, z in (("before", part.z), ("after", after)):
             d, neighbours = nearest(z, task.gallery.z, count, task.distance, part.self_index)
             arrays |= {f"{name}_x": images[neighbours], f"{name}_y": task.gallery.y[neighbours]}
             arrays[f"{name}_d"] = d

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -10,14 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..attacks import Outcome, run
 from ..attacks.run import join
 from ..errors import InvalidArgument
 from ..files import read_arrays, write_arrays
 from ..functional.ranking import chunks
+from ..rng import stream
 from ..search import Precision
-from ..types import Attack, RetrievalTask, Search, Threat
+from ..types import RetrievalTask, Search, Threat
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +34,17 @@ class Entry:
     label
         The name people cite, which also names the random streams.
     attack
-        Target, gain, measure.
+        Target, gain, measure; or a composite that has a method ``run`` like
+        :func:`holdfast.attacks.run` without its ``attack``.
     higher_is_robust
-        For each measure, whether a high value after the attack means a robust encoder.
+        For each measure, whether a high value after the attack means a robust encoder; measures that do not
+        stand here are kept for each query but not reported.
     fewer_steps
         Steps that the search does less for this entry.
     """
 
     label: str
-    attack: Attack[RetrievalTask, Any]
+    attack: Any
     higher_is_robust: Mapping[str, bool]
     fewer_steps: int = 0
 
@@ -87,11 +94,45 @@ class Suite:
 
 
 class EntryResult(NamedTuple):
-    """What one attack of a suite did, and the seconds it took (those of earlier tries included)."""
+    """What one attack of a suite did, and the seconds it took (those of earlier tries included).
+
+    ``rows`` are the queries that it covers, ascending row numbers of the task; ``None`` means all. With a
+    budget or a shard they may be fewer, but they are the same for all attacks of a suite.
+    """
 
     entry: Entry
     outcome: Outcome
     seconds: float
+    rows: Tensor | None = None
+
+
+KEEP_BYTES = 2**25
+"""Attacked images of one attack are kept up to this size (32 MiB)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """Which part of a suite one call computes.
+
+    Attributes
+    ----------
+    index, count
+        Of ``count`` processes this is number ``index``: it computes every ``count``-th chunk of queries. All
+        write into one folder; a later call without a share finds everything there.
+    seconds
+        Begin no chunk after so many seconds; chunks are then drawn at random, so that what is covered is a
+        random sample of the queries. ``None`` computes everything, in order.
+    """
+
+    index: int = 0
+    count: int = 1
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise InvalidArgument("share", "0 <= index < count", (self.index, self.count))
+        if self.seconds is not None and not self.seconds > 0:
+            raise InvalidArgument("seconds", "a number > 0, or None", self.seconds)
 
 
 def run_suite(
@@ -105,8 +146,12 @@ def run_suite(
     precision: Precision = "fp32",
     folder: Path | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
+    share: Share | None = None,
+    keep_images: bool | None = None,
 ) -> list[EntryResult]:
     """Run every attack of a suite on every query.
+
+    Where memory runs out in a chunk, the chunk is halved until it fits.
 
     Parameters
     ----------
@@ -125,52 +170,130 @@ def run_suite(
         nothing.
     on_chunk
         Called with the label, queries done and queries in all.
+    share
+        Compute only a part of the queries.
+    keep_images
+        Keep attacked images in the results and in the folder; by default where those of one attack take no
+        more than 32 MiB. Elsewhere ``outcome.x`` is empty, (n, 0): :func:`~holdfast.attacks.run` on chosen
+        rows makes the same images again.
     """
     if chunk < 1:
         raise InvalidArgument("chunk", "an integer >= 1", chunk)
-    results = []
-    for entry in suite.entries:
-        entry_search = _shortened(search, entry.fewer_steps)
-        parts: list[Outcome] = []
-        seconds = 0.0
-        for rows in chunks(len(task), chunk):
-            name = f"{_file_name(entry.label)}-{rows.start:08d}-{rows.stop:08d}.npz"
-            path = folder and folder / name
-            part, spent = _chunk(task.rows(rows), entry, entry_search, threat, seed, precision, path)
-            parts.append(part)
-            seconds += spent
+    share = share or Share()
+    if keep_images is None:
+        keep_images = len(task) * task.x[:1].numel() * 4 <= KEEP_BYTES
+    plan = [torch.arange(rows.start, rows.stop) for rows in chunks(len(task), chunk)]
+    names = [f"{int(rows[0]):08d}-{int(rows[-1]) + 1:08d}" for rows in plan]
+    order = list(range(len(plan)))
+    if share.seconds is not None:
+        mixed = torch.randperm(len(task), generator=stream(seed, "share"))
+        plan = [part.sort().values for part in torch.split(mixed, chunk)]
+        names = [f"mixed-{seed}-{number:08d}" for number in range(len(plan))]
+    budget = None if share.seconds is None else time.monotonic() + share.seconds
+    done: dict[str, list[tuple[Outcome, float]]] = {entry.label: [] for entry in suite.entries}
+    covered: list[Tensor] = []
+    for number in order[share.index :: share.count]:
+        if budget is not None and covered and time.monotonic() > budget:
+            break
+        rows = plan[number]
+        covered.append(rows)
+        seen = sum(map(len, covered))
+        for entry in suite.entries:
+            path = folder and folder / f"{_file_name(entry.label)}-{names[number]}.npz"
+            job = _Job(entry, _shortened(search, entry.fewer_steps), threat, seed, precision, keep_images)
+            done[entry.label].append(job.chunk(task, rows, path))
             if on_chunk is not None:
-                on_chunk(entry.label, rows.stop, len(task))
-        results.append(EntryResult(entry, join(parts), seconds))
-    return results
+                on_chunk(entry.label, seen, len(task))
+    if not covered:
+        return []
+    together = torch.cat(covered)
+    back = together.argsort()
+    some = None if len(together) == len(task) else together[back]
+    return [
+        EntryResult(
+            entry,
+            _taken(join([outcome for outcome, _ in done[entry.label]]), back),
+            sum(seconds for _, seconds in done[entry.label]),
+            some,
+        )
+        for entry in suite.entries
+    ]
 
 
-def _chunk(
+def attack_again(
     part: RetrievalTask,
     entry: Entry,
     search: Search,
     threat: Threat,
-    seed: int,
-    precision: Precision,
-    path: Path | None,
-) -> tuple[Outcome, float]:
-    if path is not None and path.exists():
-        return _load(path, part.x.device)
-    start = time.perf_counter()
-    outcome = run(
-        part,
-        entry.attack,
-        search,
-        threat,
-        seed=seed,
-        label=entry.label,
-        batch_size=len(part),
-        precision=precision,
+    *,
+    seed: int = 0,
+    precision: Precision = "fp32",
+) -> Outcome:
+    """Attack some queries as :func:`run_suite` does; the same images come out, up to rounding."""
+    return _Job(entry, _shortened(search, entry.fewer_steps), threat, seed, precision, True).halving(part)
+
+
+def _taken(outcome: Outcome, rows: Tensor) -> Outcome:
+    """Return an outcome with its queries in another order."""
+    if torch.equal(rows, torch.arange(len(rows))):
+        return outcome
+    at = rows.to(outcome.z.device)
+    return Outcome(
+        x=outcome.x[at],
+        z=outcome.z[at],
+        clean={name: values[at] for name, values in outcome.clean.items()},
+        attacked={name: values[at] for name, values in outcome.attacked.items()},
     )
-    seconds = time.perf_counter() - start
-    if path is not None:
-        _save(path, outcome, seconds)
-    return outcome, seconds
+
+
+class _Job(NamedTuple):
+    """One attack with all that it needs but the queries."""
+
+    entry: Entry
+    search: Search
+    threat: Threat
+    seed: int
+    precision: Precision
+    keep_images: bool
+
+    def chunk(self, task: RetrievalTask, rows: Tensor, path: Path | None) -> tuple[Outcome, float]:
+        """Read a chunk, or compute and store it."""
+        if path is not None and path.exists():
+            return _load(path, task.z.device)
+        start = time.perf_counter()
+        outcome = self.halving(task.rows(rows.to(task.z.device)))
+        seconds = time.perf_counter() - start
+        if not self.keep_images:
+            outcome = replace(outcome, x=outcome.x.new_empty(len(rows), 0))
+        if path is not None:
+            _save(path, outcome, seconds)
+        return outcome, seconds
+
+    def halving(self, part: RetrievalTask) -> Outcome:
+        """Attack some queries at once, or in halves where memory does not suffice."""
+        try:
+            return self.attack(part)
+        except (MemoryError, RuntimeError) as error:
+            if len(part) == 1 or not _out_of_memory(error):
+                raise
+        _log.warning("%s: out of memory with %d queries, going on with halves", self.entry.label, len(part))
+        if part.z.is_cuda:
+            torch.cuda.empty_cache()
+        middle = len(part) // 2
+        return join([self.halving(part.rows(slice(0, middle))), self.halving(part.rows(slice(middle, None)))])
+
+    def attack(self, part: RetrievalTask) -> Outcome:
+        """Attack some queries at once."""
+        attack = self.entry.attack
+        names: dict[str, Any] = {"seed": self.seed, "label": self.entry.label, "precision": self.precision}
+        if hasattr(attack, "run"):
+            found: Outcome = attack.run(part, self.search, self.threat, **names)
+            return found
+        return run(part, attack, self.search, self.threat, batch_size=len(part), **names)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def _save(path: Path, outcome: Outcome, seconds: float) -> None:
