@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .adapt import adapt
 from .cnn import C2F2, SmallCNN
 from .encoder import Encoder, EncoderSpec, Shape, Standardize
 from .lenet import LeNet
@@ -25,6 +26,7 @@ __all__ = [
     "SmallCNN",
     "Standardize",
     "Timm",
+    "adapt",
     "load",
     "save",
 ]
