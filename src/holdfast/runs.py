@@ -8,7 +8,6 @@ A folder holds ``run.json`` (resolved settings, versions, machine), ``log.jsonl`
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import sys
@@ -25,16 +24,14 @@ from ._version import __version__
 from .config import allow, flatten, from_plain, to_plain
 from .encoders import Encoder
 from .errors import HoldfastError, RunError, UnknownName
-from .evaluation import SUITES, evaluate_retrieval, retrieval_task, run_suite, score, write_exhibits
-from .evaluation.stats import Estimate, estimate
+from .evaluation import SUITES, Share, retrieval_task
+from .evaluation.card import Level, Plan, measure, sample
 from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
-from .results import record
 from .results.record import Record
 from .search import PGD, Precision
 from .threat import L2Threat, LinfThreat
 from .training import Adam, CollapseGuard, Run, pick_device, preflight, train
-from .types import Search
 
 SCHEMA = 1
 REACH = 2.5
@@ -216,6 +213,10 @@ def evaluate_run(
     seed: int = 0,
     device: str = "auto",
     precision: Precision = "fp32",
+    verdict: Level = "off",
+    queries: int | None = None,
+    share: Share | None = None,
+    twin: Encoder | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
 ) -> list[Record]:
     """Evaluate a finished run on its test split and append the records to its folder.
@@ -236,6 +237,15 @@ def evaluate_run(
         Where to compute.
     precision
         Of the searches: ``"bf16"`` is faster; everything reported is measured in float32.
+    verdict
+        How the evaluation is checked: ``"off"``, ``"quick"`` or ``"full"``.
+    queries
+        Attack only a random sample of so many.
+    share
+        Compute a part only: for several processes, or within a time budget. One of several processes returns
+        no records.
+    twin
+        An encoder of the same kind without a defense, which some checks need.
     on_chunk
         Called with attack, queries done and queries in all.
 
@@ -264,72 +274,39 @@ def evaluate_run(
         "weights": weights,
         "version": __version__,
     }
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    path = opened.path / "records.jsonl"
-    known = [r for r in record.read(path) if r["fingerprint"] == fingerprint] if path.exists() else []
-    if known:
-        return known
+    if queries is not None and queries < len(test):
+        settings["queries"] = queries
     place = pick_device(device)
-    start = time.perf_counter()
     task = retrieval_task(encoder.to(place), test.x.to(place), test.y.to(place), run.distance)
+    plan = Plan(
+        suite=SUITES[suite],
+        search=search,
+        threat=threat,
+        seed=seed,
+        precision=precision,
+        level=verdict,
+        share=share or Share(),
+        evidence={} if twin is None else {"twin": twin.to(place)},
+    )
     shared: dict[str, Any] = {
         "run": opened.path.name,
         "dataset": run.data.name,
         "protocol": split.protocol,
         "encoder": encoder.spec.name,
         "defense": run.name,
-        "suite": suite,
-        "norm": threat.norm,
         "seed": run.seed,
-        "fingerprint": fingerprint,
     }
-    benign = evaluate_retrieval(task, seed=seed)
-    spent = time.perf_counter() - start
-    records = [_record(shared, "none", "clean", m, e, True, seconds=spent) for m, e in benign.items()]
-    store = opened.path / "evaluations" / fingerprint
-    write_json(store / "settings.json", settings)
-    results = run_suite(
-        task, SUITES[suite], search, threat, seed=seed, precision=precision, folder=store, on_chunk=on_chunk
+    found = measure(
+        sample(task, queries, seed),
+        plan,
+        shared,
+        settings,
+        opened.path,
+        gallery_images=task.x,
+        class_names=test.class_names,
+        on_chunk=on_chunk,
     )
-    at: dict[str, Any] = {"eps": threat.eps, "alpha": _alpha(search), "steps": search.steps}
-    for entry, outcome, seconds in results:
-        for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):
-            for metric, values in measures.items():
-                higher = entry.higher_is_robust[metric]
-                shared_at = {**shared, **at, "seconds": seconds}
-                records.append(_record(shared_at, entry.label, state, metric, estimate(values, seed), higher))
-    if SUITES[suite].items:
-        found = score(SUITES[suite], results, seed)
-        overall = {**shared, **at, "seconds": sum(r.seconds for r in results)}
-        name = "ers"  # the only kind of score so far; which faults it repeats is said by the suite
-        records.append(_record(overall, "all", "attacked", name, found.total, True))
-        for item, e in found.items.items():
-            records.append(_record(overall, "all", "attacked", f"{item} of ers", e, True))
-    write_exhibits(opened.path / "exhibits", task, task.x, results, threat, test.class_names)
-    record.append(path, records)
-    return records
-
-
-def _alpha(search: Search) -> float:
-    alpha = getattr(search, "alpha", 0.0)
-    return float(alpha) if isinstance(alpha, int | float) else 0.0
-
-
-def _record(
-    shared: Mapping[str, Any], attack: str, state: str, metric: str, e: Estimate, higher: bool, **more: Any
-) -> Record:
-    ci = (e.low, e.high)
-    fields = {**shared, **more}
-    return record.make(
-        attack=attack,
-        state=state,
-        metric=metric,
-        value=e.value,
-        n=e.n,
-        ci=ci,
-        higher_is_robust=higher,
-        **fields,
-    )
+    return found.records
 
 
 __all__ = [

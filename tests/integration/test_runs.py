@@ -183,7 +183,7 @@ def test_an_evaluated_folder_is_complete(evaluated: tuple[Path, list[Record]]) -
     labels = {entry.label for entry in SUITES["core"].entries}
     assert {path.name for path in (folder / "exhibits").iterdir()} == {f"{x}.npz" for x in labels}
     chunks = sorted(path.name for path in (folder / "evaluations" / fingerprint).iterdir())
-    assert chunks == sorted([*(f"{x}-00000000-00000097.npz" for x in labels), "settings.json"])
+    assert chunks == sorted([*(f"{x}-00000000-00000097.npz" for x in labels), "done.json", "settings.json"])
     settings = read_json(folder / "evaluations" / fingerprint / "settings.json")
     assert settings["threat"] == to_plain(small().threat)
     assert settings["search"] == to_plain(SEARCH)

@@ -17,13 +17,28 @@ from holdfast.errors import InvalidArgument
 from holdfast.evaluation import SUITES, retrieval_task
 from holdfast.functional.distance import DISTANCES
 from holdfast.rng import RowStreams, stream
-from holdfast.search import PGD
+from holdfast.search import PGD, Square
 from holdfast.threat import L2Threat, LinfThreat
 from holdfast.types import Attack, Gallery, PairwiseDistance, RetrievalTask
 
 EVERY_ATTACK = pytest.mark.parametrize("name", list(ATTACKS))
 EVERY_TASK = pytest.mark.parametrize("place", ["inside", "outside"])
-NOTHING_IS_DRAWN = {"GTM", "GTT"}  # their targets follow from the clean embeddings alone
+# Targets that follow from the clean embeddings alone:
+NOTHING_IS_DRAWN = {"GTM", "GTT", "TARGET1", "TRIPLET", "CENTROID", "FIRST", "LIST"}
+BY_VALUES = {name for name, attack in ATTACKS.items() if not getattr(attack, "differentiable", True)}
+FITTED: dict[str, dict[str, Any]] = {
+    "SPQA+": {"stiffness": 200.0},
+    "SPQA-": {"stiffness": 200.0},
+    "SPFOA5": {"keep": 200.0},
+    "FOA2": {"top": 0.2},
+}
+"""Settings that suit sixty rows: the table's are for thousands, of which one percent is more than a pair."""
+WEIGHT_ONE: dict[str, dict[str, Any]] = {
+    "SPQA+": {"stiffness": 0.0},
+    "SPQA-": {"stiffness": 0.0},
+    "SPFOA5": {"keep": 1e-12},
+}
+"""Finite differences would follow the weight too, through which no gradient runs by design."""
 SEARCH = PGD(steps=6, alpha=0.03)
 THREAT = LinfThreat(eps=0.1)
 
@@ -52,9 +67,21 @@ def aimed(name: str, task: RetrievalTask, seed: int = 0) -> Any:
     return ATTACKS[name].target(task, RowStreams(seed, name, "target", index=task.index))
 
 
-def attacked(name: str, task: RetrievalTask, batch_size: int = 128, **settings: Any) -> Outcome:
-    settings = {"search": SEARCH, "threat": THREAT, **settings}
-    return run(task, ATTACKS[name], label=name, batch_size=batch_size, **settings)
+def fitted(name: str, settings: dict[str, dict[str, Any]] = FITTED) -> Any:
+    attack: Any = ATTACKS[name]
+    return replace(attack, **settings.get(name, {}))
+
+
+def search_for(name: str, search: PGD = SEARCH) -> Any:
+    """The search itself, or one that needs no gradient where the gain has none."""
+    return Square(queries=40) if name in BY_VALUES else search
+
+
+def attacked(
+    name: str, task: RetrievalTask, batch_size: int = 128, search: PGD = SEARCH, **settings: Any
+) -> Outcome:
+    settings = {"attack": ATTACKS[name], "threat": THREAT, **settings}
+    return run(task, label=name, batch_size=batch_size, search=search_for(name, search), **settings)
 
 
 def elsewhere(task: RetrievalTask, seed: int = 1) -> Tensor:
@@ -94,12 +121,18 @@ def test_gain_is_one_finite_differentiable_value_for_each_query(
         assert gain.shape == (len(task),)
         assert gain.dtype == z.dtype
         assert bool(torch.isfinite(gain).all())
+        assert gain.requires_grad != (name in BY_VALUES)
+        if name in BY_VALUES:
+            continue
         (grad,) = torch.autograd.grad(gain.sum(), z)
         assert bool(torch.isfinite(grad).all())
+    if name in BY_VALUES:
+        return
     assert bool((grad != 0).any(1).float().mean() > 0.5)  # away from the clean place most queries can climb
 
     moved = elsewhere(task)[:6].requires_grad_()
     part, few = task.rows(slice(0, 6)), aimed(name, task.rows(slice(0, 6)))
+    attack = fitted(name, WEIGHT_ONE)
     assert torch.autograd.gradcheck(lambda z: attack.gain(z, few, part), (moved,), eps=1e-7, atol=1e-4)
 
 
@@ -111,11 +144,13 @@ def test_the_gain_of_a_query_depends_on_its_own_embedding_alone(
     task = tasks[place]
     target = aimed(name, task)
     z = elsewhere(task).requires_grad_()
-    weights = torch.zeros(len(task), dtype=z.dtype)
-    weights[4] = 1.0
-    (grad,) = torch.autograd.grad(ATTACKS[name].gain(z, target, task), z, weights)
     others = torch.arange(len(task)) != 4
-    assert not bool(grad[others].any())
+    gain = ATTACKS[name].gain(z, target, task)
+    moved = torch.where(others[:, None], elsewhere(task, seed=2), z)
+    assert torch.allclose(ATTACKS[name].gain(moved, target, task)[4], gain[4], rtol=1e-9, atol=1e-9)
+    if name not in BY_VALUES:
+        (grad,) = torch.autograd.grad(gain[4], z)
+        assert not bool(grad[others].any())
 
 
 @EVERY_ATTACK
@@ -131,10 +166,10 @@ def test_measures_are_named_values_for_each_query(
             assert isinstance(metric, str)
             assert values.shape == (len(task),)
             assert bool(torch.isfinite(values).all())
-            assert float(values.min()) >= 0
-            if metric == "rank" or metric.startswith("recall@"):
+            assert float(values.min()) >= (-1 if metric in ("cosine", "kendall") else 0)
+            if metric != "shift":
                 assert float(values.max()) <= 1
-            if metric.startswith("recall@"):
+            if metric.startswith(("recall@", "retain@")) or metric == "accuracy":
                 assert set(values.tolist()) <= {0.0, 1.0}
 
 
@@ -188,14 +223,16 @@ def test_attacks_climb_and_stay_inside_the_threat(
     name: str, place: str, tasks: dict[str, RetrievalTask], threat: LinfThreat | L2Threat
 ) -> None:
     task = tasks[place]
-    outcome = attacked(name, task, threat=threat, search=PGD(steps=6, alpha=threat.eps / 3))
+    attack = fitted(name)
+    search = PGD(steps=6, alpha=threat.eps / 3)
+    outcome = attacked(name, task, attack=attack, threat=threat, search=search)
     assert outcome.x.shape == task.x.shape
     assert float(threat.size(outcome.x, task.x).max()) <= threat.eps + 1e-9
     assert float(threat.size(outcome.x, task.x).max()) > threat.eps / 2
     assert 0 <= float(outcome.x.min()) <= float(outcome.x.max()) <= 1
-    target = aimed(name, task)
-    gain = ATTACKS[name].gain(outcome.z, target, task).mean()
-    assert float(gain) > float(ATTACKS[name].gain(task.z, target, task).mean()) + 1e-4
+    target = attack.target(task, RowStreams(0, name, "target", index=task.index))
+    gain = attack.gain(outcome.z, target, task).mean()
+    assert float(gain) > float(attack.gain(task.z, target, task).mean()) + 1e-4
     with torch.no_grad():
         assert torch.allclose(outcome.z, task.encoder(outcome.x), rtol=0, atol=1e-12)
 
@@ -224,7 +261,7 @@ def test_outcomes_do_not_depend_on_batches_nor_on_other_queries(
             assert list(there) == list(here)
             for metric, values in there.items():
                 assert torch.allclose(values, here[metric][rows], rtol=0, atol=1e-9), (state, metric)
-    if random_start:
+    if random_start or name in BY_VALUES:
         assert not torch.allclose(whole.x, attacked(name, task, search=search, seed=1).x, atol=1e-6)
 
 

@@ -14,17 +14,18 @@ import holdfast
 LAYERS = (
     {"types", "errors", "rng", "files", "_version"},
     {"functional", "config"},
-    {"threat", "schedules", "search", "miners", "losses"},
+    {"threat", "patch", "schedules", "search", "miners", "losses"},
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
     {"training", "linear", "report", "bench"},
-    {"runs", "quickstart", "recipes", "estimator"},
+    {"runs", "comparison", "quickstart", "recipes", "estimator"},
     {"cli", "__main__", "__init__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
-    "quickstart": {"runs", "recipes"}, "cli": {"__init__"}, "__main__": {"cli"},
+    "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "cli": {"__init__"}, "__main__": {"cli"},
+    "guard": {"evaluation"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""
 OPTIONAL = {

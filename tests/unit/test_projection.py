@@ -88,3 +88,12 @@ def test_psd_cone_is_nearest_and_idempotent() -> None:
     # Moreau: p - m is positive semi-definite too, and orthogonal to p; both together say "nearest"
     assert float(torch.linalg.eigvalsh(p - m).min()) >= -1e-12
     assert float((p * (p - m)).sum()) == pytest.approx(0, abs=1e-10)
+
+
+@pytest.mark.parametrize("ball", [linf_ball, l2_ball])
+def test_a_radius_for_every_row(ball: object) -> None:
+    x, c = rand(3, 2, 2), rand(3, 2, 2, seed=1)
+    radii = [0.0, 0.3, 50.0]
+    got = ball(x, c, torch.tensor(radii, dtype=x.dtype).reshape(3, 1, 1))  # type: ignore[operator]
+    for i, radius in enumerate(radii):
+        assert torch.equal(got[i : i + 1], ball(x[i : i + 1], c[i : i + 1], radius))  # type: ignore[operator]

@@ -221,7 +221,7 @@ def test_three_runs_have_a_recommendation_and_all_headings(three: tuple[list[Pat
         "How do I get this again?",
     ]
     assert "Recommended: hm-ics, because it has the highest recall@1 under attack" in words(page)
-    assert "not part of this version" in page.text
+    assert "was not checked" in page.text
     assert "upper bounds" in page.text
     assert text.count("<svg") == 3 * 3 + 3
     assert text.count('<article class="strip">') == 3 * (6 + 3)

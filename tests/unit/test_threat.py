@@ -10,7 +10,8 @@ import torch
 
 from holdfast.errors import InvalidArgument
 from holdfast.rng import RowStreams, stream
-from holdfast.threat import THREATS, L2Threat, LinfThreat
+from holdfast.search import PGD
+from holdfast.threat import THREATS, L2Threat, LinfThreat, RowBall
 
 BOTH = pytest.mark.parametrize("make", [LinfThreat, L2Threat])
 
@@ -103,3 +104,55 @@ def test_no_radius_no_change(make: Any, dtype: torch.dtype) -> None:
     noise = threat.noise(x0, stream(0))
     assert torch.equal(noise, x0)
     assert noise.dtype == dtype
+
+
+@BOTH
+def test_a_row_ball_is_a_ball_for_every_row(make: Any) -> None:
+    radii = torch.tensor([0.0, 0.05, 0.3, 0.1], dtype=torch.float64)
+    ball = RowBall(threat=make(eps=9.0), radii=radii)
+    assert (ball.norm, ball.eps) == (make.norm, 0.3)
+    x0 = torch.rand(4, 1, 2, 3, generator=stream(3), dtype=torch.float64)
+    x = x0 + torch.randn(x0.shape, generator=stream(4), dtype=torch.float64)
+    streams = [RowStreams(0, "s", index=range(4)) for _ in range(2)]
+    projected, noise = ball.project(x, x0), ball.noise(x0, streams[0])
+    for i, radius in enumerate(radii.tolist()):
+        row, alone = slice(i, i + 1), make(eps=radius)
+        assert torch.equal(projected[row], alone.project(x[row], x0[row]))
+        own = streams[1].rows(torch.tensor([i]))
+        torch.testing.assert_close(noise[row], alone.noise(x0[row], own), atol=1e-15, rtol=0)
+    assert torch.equal(ball.size(x, x0), ball.threat.size(x, x0))
+    steps = ball.direction(x - x0)
+    torch.testing.assert_close(ball.size(x0 + steps, x0), radii)  # a step of length 1 is the radius
+    torch.testing.assert_close(steps[1], make(eps=1).direction(x - x0)[1] * 0.05)
+
+
+def test_a_row_ball_is_cut_by_numbers_and_masks_and_keeps_the_dtype() -> None:
+    ball = RowBall(threat=LinfThreat(eps=1.0), radii=torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
+    assert ball.rows(torch.tensor([2, 0])).radii.tolist() == [0.3, 0.1]
+    assert ball.rows(torch.tensor([False, True, True])).radii.tolist() == [0.2, 0.3]
+    assert ball.rows(torch.tensor([], dtype=torch.int64)).eps == 0
+    x0 = torch.full((3, 2), 0.5)
+    assert ball.project(x0 + 1, x0).dtype == ball.direction(x0).dtype == torch.float32
+
+
+@BOTH
+def test_a_search_takes_row_balls_when_rows_come_to_rest(make: Any) -> None:
+    """Rows 0 and 2 arrive at the flat part of a hinge at once: the others go on with their own radii."""
+    ball = RowBall(threat=make(eps=1, bounds=None), radii=torch.tensor([0.4, 0.1, 0.4, 0.2]))
+    x0 = torch.zeros(4, 1)
+    limit = torch.tensor([0.05, 9.0, 0.05, 9.0])
+    x = PGD(steps=6, alpha=0.25)(lambda x: x, x0, lambda z: -torch.relu(limit - z[:, 0]), ball)
+    assert x[:, 0].tolist() == pytest.approx([0.1, 0.1, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("radii", [[[0.1]], [0.1, -1.0], [math.nan], [math.inf]])
+def test_bad_radii(radii: Any) -> None:
+    with pytest.raises(InvalidArgument, match="radii"):
+        RowBall(threat=LinfThreat(eps=1), radii=torch.tensor(radii))
+
+
+def test_a_row_ball_refuses_other_rows() -> None:
+    ball = RowBall(threat=LinfThreat(eps=1), radii=torch.tensor([0.1, 0.2]))
+    for call in (ball.direction, ball.noise, lambda x: ball.project(x, x)):
+        with pytest.raises(InvalidArgument, match="radii: need one for each of 4 rows, got 2"):
+            call(torch.zeros(4, 3))

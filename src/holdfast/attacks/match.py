@@ -11,13 +11,9 @@ from torch import Tensor
 from ..functional.ranking import without_self
 from ..rng import Randomness, choose
 from ..types import RetrievalTask
+from .places import clean_first
 from .query import hinge_above
 from .shift import first_is_right
-
-
-def _first(task: RetrievalTask) -> Tensor:
-    """Return the gallery row that stands first for every clean query, itself left out: (n,)."""
-    return without_self(task.distance.matrix(task.z, task.gallery.z), task.self_index).argmin(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +128,7 @@ class GreedyTopTranslocation:
 
     def target(self, task: RetrievalTask, generator: Randomness = None) -> Tensor:
         """Return the first result of every clean query, (n,)."""
-        return _first(task)
+        return clean_first(task)
 
     def gain(self, z: Tensor, target: Tensor, task: RetrievalTask) -> Tensor:
         """Return minus the mean hinge over the gallery: (n,), at most 0."""

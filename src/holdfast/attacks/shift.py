@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from ..functional.ranking import without_self
 from ..rng import Randomness
 from ..types import RetrievalTask
+from .places import hits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,4 @@ def first_is_right(z: Tensor, task: RetrievalTask) -> Tensor:
 
     The query's own clean image is left out, by index. Ties count against the defense.
     """
-    d = without_self(task.distance.matrix(z, task.gallery.z), task.self_index)  # (n, m)
-    same = task.gallery.y[None, :] == task.y[:, None]
-    right = d.masked_fill(~same, torch.inf).amin(1) < d.masked_fill(same, torch.inf).amin(1)
-    return right.to(z.dtype)
+    return hits(z, task, 1)

@@ -2,60 +2,166 @@
 
 from __future__ import annotations
 
+import importlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 import typer
 
 from ..config import number
-from ..errors import UnknownName
+from ..errors import InvalidArgument, RunError, UnknownName
+from ..evaluation import Share
+from ..evaluation.card import LEVELS, Level
+from ..results.record import Record
 from ..runs import default_search, evaluate_run, open_run
+from ..scorecard import evaluate
 from ..search import Precision
 from ..threat import THREATS
-from .options import use_threads
-from .output import live, print_json, print_table, print_text, score_table
+from .options import seconds, use_threads
+from .output import live, print_json, print_table, print_text, say, score_table
 
 
 def evaluate_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a finished training.")],
-    suite: Annotated[str, typer.Option(help="Suite; see `holdfast list suites`.")] = "core",
-    eps: Annotated[str | None, typer.Option(help="Radius; by default the one the run was made for.")] = None,
+    what: Annotated[
+        str,
+        typer.Argument(metavar="RUN|MODULE:FACTORY", help="Run folder, or a function that makes an encoder."),
+    ],
+    images: Annotated[
+        Path | None, typer.Option(help="Folder of images for MODULE:FACTORY; its folders are the classes.")
+    ] = None,
+    gallery: Annotated[Path | None, typer.Option(help="Gallery folder; by default the images.")] = None,
+    size: Annotated[int, typer.Option(help="Side in pixels of images from a folder.")] = 224,
+    suite: Annotated[str | None, typer.Option(help="Suite; see `holdfast list suites`.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius; by default the run's, or 8/255.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of each attack.")] = 32,
     alpha: Annotated[str | None, typer.Option(help="Step length; by default 2.5 * eps / steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of targets and random starts.")] = 0,
+    queries: Annotated[int | None, typer.Option(help="Attack a random sample of so many.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for attacks: 90s, 10m, 2h.")] = None,
+    check: Annotated[str, typer.Option(help="Check the evaluation itself: quick, full or off.")] = "quick",
+    full: Annotated[bool, typer.Option("--full", help="The same as --check full.")] = False,
+    twin: Annotated[Path | None, typer.Option(help="Run without a defense, which some checks need.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that share the queries.")] = 1,
+    shard: Annotated[str | None, typer.Option(help="Compute part I/N only, into the shared folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for MODULE:FACTORY.")] = None,
     precision: Annotated[str, typer.Option(help="Of the searches: fp32 or bf16.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
 ) -> None:
-    """Attack the encoder of a run and append the records to its folder."""
+    """Attack an encoder, check the evaluation itself, and append the records to its folder."""
     use_threads(threads)
-    opened = open_run(run)
-    threat = opened.run.threat
+    if jobs > 1:
+        _spread(jobs)
+    level, share = cast(Level, "full" if full else check), _share(shard, budget)
+    if level not in LEVELS:
+        raise UnknownName("check", level, LEVELS)
+    common: dict[str, Any] = {
+        "seed": seed, "verdict": level, "queries": queries, "precision": cast(Precision, precision),
+        "device": device, "twin": None if twin is None else open_run(twin).encoder(),
+    }  # fmt: skip
+    own = ":" in what and not Path(what).exists()
+    folder = Path(what) if not own else out or Path("runs") / what.replace(":", "-").replace(".", "-")
+    with live(quiet=as_json) as progress:
+        common["on_chunk"] = lambda *at: progress.attacking(folder.name, *at)
+        if own:
+            radius = 8 / 255 if eps is None else number(eps)
+            chosen = None if alpha is None and steps == 32 else _search(radius, steps, alpha)
+            records = _own(
+                what, images, share, suite=suite, eps=radius, norm=norm or "linf", size=size, search=chosen,
+                gallery=gallery, out=folder, **common,
+            )  # fmt: skip
+        else:
+            opened = open_run(folder)
+            threat = _threat(opened.run.threat, norm, eps)
+            search = _search(threat.eps, steps, alpha)
+            records = evaluate_run(
+                opened, suite=suite or "core", threat=threat, search=search, share=share, **common
+            )
+    if as_json:
+        print_json(records)
+    elif not records:
+        print_text(f"part {shard} is done; next: the same command without --shard")
+    else:
+        print_table(score_table(records, f"{what}: {_strength(records)}"))
+        print_text(_judged(records))
+        print_text(f"records: {folder / 'records.jsonl'}; next: holdfast report {folder}")
+
+
+def _own(what: str, images: Path | None, share: Share, **settings: Any) -> list[Record]:
+    if images is None:
+        raise InvalidArgument("images", "a folder of images for an encoder of your own", None)
+    card = evaluate(
+        _made(what), images, budget=share.seconds, shard=(share.index, share.count), name=what, **settings
+    )
+    for note in card.notes:
+        say(note)
+    return list(card.records)
+
+
+def _threat(threat: Any, norm: str | None, eps: str | None) -> Any:
     if norm is not None:
         if norm not in THREATS:
             raise UnknownName("norm", norm, THREATS)
         threat = THREATS[norm](eps=threat.eps, bounds=threat.bounds)
-    if eps is not None:
-        threat = replace(threat, eps=number(eps))
-    search = default_search(threat.eps, steps, None if alpha is None else number(alpha))
-    with live(quiet=as_json) as progress:
-        records = evaluate_run(
-            opened,
-            suite=suite,
-            threat=threat,
-            search=search,
-            seed=seed,
-            device=device,
-            precision=cast(Precision, precision),
-            on_chunk=lambda *at: progress.attacking(opened.run.name, *at),
+    return threat if eps is None else replace(threat, eps=number(eps))
+
+
+def _strength(records: list[Record]) -> str:
+    attacked = [r for r in records if r["attack"] != "none"]
+    if not attacked:
+        return "benign"
+    r = attacked[0]
+    return f"{r['suite']}, {r['norm']} eps {r['eps']:.4g}, {r['steps']} steps, {r['n']} queries"
+
+
+def _search(eps: float, steps: int, alpha: str | None) -> Any:
+    return default_search(eps, steps, None if alpha is None else number(alpha))
+
+
+def _share(shard: str | None, budget: str | None) -> Share:
+    index, slash, count = (shard or "0/1").partition("/")
+    if not (slash and index.isdigit() and count.isdigit()):
+        raise InvalidArgument("shard", "I/N, such as 0/2", shard)
+    return Share(index=int(index), count=int(count), seconds=None if budget is None else seconds(budget))
+
+
+def _made(name: str) -> Any:
+    """Import and call the user's own factory."""
+    module, _, function = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        factory = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidArgument(
+            "encoder", f"package.module:function that can be imported ({error})", name
+        ) from error
+    return factory()
+
+
+def _spread(jobs: int) -> None:
+    """Let processes of this same command compute their parts; this one then puts them together."""
+    command = [word for word in sys.argv[1:] if word != "--json"]
+    place = next((i for i, word in enumerate(command) if word.split("=")[0] == "--jobs"), None)
+    if place is not None:
+        del command[place : place + (1 if "=" in command[place] else 2)]
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "holdfast", *command, "--shard", f"{i}/{jobs}", "--threads", "1"],
+            stdout=subprocess.DEVNULL,
         )
-    if as_json:
-        print_json(records)
-    else:
-        print_table(
-            score_table(records, f"{run}: {suite}, {threat.norm} eps {threat.eps:.4g}, {steps} steps")
-        )
-        print_text(f"records: {run / 'records.jsonl'}; next: holdfast report {run}")
+        for i in range(jobs)
+    ]
+    codes = [process.wait() for process in running]
+    if any(codes):
+        raise RunError(f"a part failed (exit codes {codes}); what is done is kept: run the same again")
+
+
+def _judged(records: list[Record]) -> str:
+    word, failed = records[0]["verdict"], records[0]["failed"]
+    return f"verdict: {word}" + (f" (failed: {', '.join(failed)})" if failed else "")

@@ -103,6 +103,21 @@ def _everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(replace(value, **changed) if changed else value)
 
 
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def seconds(text: str) -> float:
+    """Read a time: ``90s``, ``10m``, ``1.5h``; a bare number means seconds."""
+    body, unit = (text[:-1], _UNITS[text[-1]]) if text[-1:] in _UNITS else (text, 1.0)
+    try:
+        value = float(body) * unit
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InvalidArgument("budget", "a time > 0 such as 90s, 10m or 2h", text)
+    return value
+
+
 def use_threads(threads: int | None) -> None:
     """Set the number of CPU threads, if one was asked for."""
     if threads is not None:

@@ -38,6 +38,11 @@ def print_text(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def say(text: str) -> None:
+    """Print a remark for people, beside the results."""
+    sys.stderr.write(f"holdfast: {text}\n")
+
+
 def print_table(table: Table) -> None:
     """Print a table, as wide as the terminal or, in a pipe, as wide as it needs."""
     console = Console(width=None if sys.stdout.isatty() else 160)
@@ -132,7 +137,9 @@ def score_table(records: Sequence[Record], title: str) -> Table:
 
 def _value(r: Record) -> str:
     def show(v: float) -> str:
-        return f"{v:.3f}" if r["metric"] == "shift" else f"{100 * v:.1f} %"
+        if r["attack"] == "all":  # a score, or one of its items: in [0, 100] already
+            return f"{v:.1f}"
+        return f"{v:.3f}" if r["metric"] in ("shift", "cosine", "kendall") else f"{100 * v:.1f} %"
 
     interval = f" [{show(r['ci'][0])}, {show(r['ci'][1])}]" if r["ci"] else ""
     return show(r["value"]) + interval

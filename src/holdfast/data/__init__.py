@@ -10,7 +10,7 @@ from .base import DataSource, DataSplit, ImageSet, class_disjoint
 from .cars import Cars196
 from .cub import CUB200
 from .digits import Digits
-from .folder import ImageFolder
+from .folder import ImageFolder, images_in
 from .idx import read_idx
 from .inshop import InShop
 from .lazy import LazyImages
@@ -78,5 +78,6 @@ __all__ = [
     "Sampler",
     "class_disjoint",
     "find",
+    "images_in",
     "read_idx",
 ]

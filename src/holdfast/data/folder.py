@@ -7,8 +7,11 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import torch
+
 from ..errors import DataError, InvalidArgument
-from .base import DataSplit, Protocols
+from .base import DataSplit, ImageSet, Protocols
+from .lazy import LazyImages
 from .source import FileSource, Listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
@@ -98,6 +101,34 @@ class ImageFolder(FileSource):
                 test = closed if self.protocol == "closed" else place >= len(images) - tested
                 rows.append(Listed(f"{name}/{file}", name, test))
         return rows
+
+
+def images_in(root: str | Path, size: int = 224) -> ImageSet:
+    """Return every image of a folder, undecoded, to be looked at and not split.
+
+    Parameters
+    ----------
+    root
+        With folders in it, each is a class; else its own images, which then share the label 0 and have no
+        class names.
+    size
+        Side in pixels: images are resized to 8/7 of it and cut to their centre (256 and 224, say).
+
+    Raises
+    ------
+    DataError
+        If there is no image, or a folder without one.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DataError(f"images: {root}: there is no such folder")
+    classes = _classes(root)
+    names = [f"{c.name}/{image}" for c in classes for image in _found(c)] if classes else _images(root)
+    if not names:
+        raise DataError(f"images: {root}: no image; need {', '.join(SUFFIXES)} files, or class folders")
+    y = [i for i, c in enumerate(classes) for _ in _found(c)] if classes else [0] * len(names)
+    x = LazyImages(root, names, resize=max(size, round(size * 8 / 7)), crop=size)
+    return ImageSet(x, torch.tensor(y), root.name, tuple(c.name for c in classes), min_classes=1)
 
 
 def _has_sides(root: Path) -> bool:

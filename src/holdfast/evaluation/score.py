@@ -23,10 +23,14 @@ class Score(NamedTuple):
         In the unit of the items, with a 95 % bootstrap interval over queries.
     items
         The same for every item, mapped to [0, 100].
+    nothing_to_lose
+        Names of the items that count 0 because the clean value was the worst one already; only for
+        :func:`~holdfast.evaluation.resistance`.
     """
 
     total: Estimate
     items: dict[str, Estimate]
+    nothing_to_lose: tuple[str, ...] = ()
 
 
 def score(suite: Suite, results: Sequence[EntryResult], seed: int = 0) -> Score:
@@ -45,7 +49,7 @@ def score(suite: Suite, results: Sequence[EntryResult], seed: int = 0) -> Score:
     values = torch.stack(
         [item.scale * outcomes[item.label].attacked[item.metric] + item.offset for item in suite.items]
     ).double()  # (items, n)
-    weights = _weights(values.shape[1], suite.batch_means).to(values)
+    weights = query_weights(values.shape[1], suite.batch_means).to(values)
     names = [item.name for item in suite.items]
     items = {name: _estimate(row, weights, seed) for name, row in zip(names, values, strict=True)}
     return Score(_estimate(values.mean(0), weights, seed), items)
@@ -59,8 +63,8 @@ def _estimate(values: Tensor, weights: Tensor, seed: int) -> Estimate:
     return Estimate(mean, min(low, mean), max(high, mean), len(v))
 
 
-def _weights(n: int, batch: int | None) -> Tensor:
-    """Return how much each query weighs: alike, or so that every batch weighs alike."""
+def query_weights(n: int, batch: int | None) -> Tensor:
+    """Return how much each query weighs, (n,): alike, or so that every batch weighs alike."""
     if batch is None:
         return torch.ones(n)
     return torch.cat([torch.full((s.stop - s.start,), 1 / (s.stop - s.start)) for s in chunks(n, batch)])

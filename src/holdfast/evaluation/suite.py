@@ -61,6 +61,9 @@ class Item:
         The entry and its measure.
     scale, offset
         The map.
+    worst
+        Value of the measure, before the map, at which the encoder has nothing left to lose; ``None`` where
+        there is no such value. Read by :func:`~holdfast.evaluation.resistance` alone.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Item:
     metric: str
     scale: float
     offset: float = 0.0
+    worst: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +192,7 @@ def run_suite(
     if share.seconds is not None:
         mixed = torch.randperm(len(task), generator=stream(seed, "share"))
         plan = [part.sort().values for part in torch.split(mixed, chunk)]
-        names = [f"mixed-{seed}-{number:08d}" for number in range(len(plan))]
+        names = [f"mixed-{seed}-{chunk}-{number:08d}" for number in range(len(plan))]
     budget = None if share.seconds is None else time.monotonic() + share.seconds
     done: dict[str, list[tuple[Outcome, float]]] = {entry.label: [] for entry in suite.entries}
     covered: list[Tensor] = []

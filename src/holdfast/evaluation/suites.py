@@ -8,6 +8,7 @@ from typing import Any
 from ..attacks import ATTACKS, EmbeddingShift, GreedyMismatch, LearningToMismatch
 from ..types import Attack, RetrievalTask
 from .suite import Entry, Item, Suite
+from .worst_case import worst_case
 
 UP, DOWN = {"rank": True}, {"rank": False}
 ES = {"recall@1": True, "shift": False}
@@ -32,19 +33,37 @@ def _entries(**other: Attack[RetrievalTask, Any]) -> tuple[Entry, ...]:
 
 
 def _items(shift_from: str) -> tuple[Item, ...]:
-    """Return the ten summands of the score; see the formula in :data:`SUITES`."""
+    """Return the ten summands of the score; see the formula in :data:`SUITES`.
+
+    The worst values hold for embeddings on the unit sphere.
+    """
     return (
-        Item(name="CA+", label="CA+", metric="rank", scale=200),
-        Item(name="CA-", label="CA-", metric="rank", scale=-100, offset=100),
-        Item(name="QA+", label="QA+", metric="rank", scale=200),
-        Item(name="QA-", label="QA-", metric="rank", scale=-100, offset=100),
-        Item(name="TMA", label="TMA", metric="cosine", scale=-100, offset=100),
-        Item(name="ES:D", label=shift_from, metric="shift", scale=-50, offset=100),
-        Item(name="ES:R", label="ES", metric="recall@1", scale=100),
-        Item(name="LTM", label="LTM", metric="recall@1", scale=100),
-        Item(name="GTM", label="GTM", metric="recall@1", scale=100),
-        Item(name="GTT", label="GTT", metric="retain@4", scale=100),
+        Item(name="CA+", label="CA+", metric="rank", scale=200, worst=0),
+        Item(name="CA-", label="CA-", metric="rank", scale=-100, offset=100, worst=1),
+        Item(name="QA+", label="QA+", metric="rank", scale=200, worst=0),
+        Item(name="QA-", label="QA-", metric="rank", scale=-100, offset=100, worst=1),
+        Item(name="TMA", label="TMA", metric="cosine", scale=-100, offset=100, worst=1),
+        Item(name="ES:D", label=shift_from, metric="shift", scale=-50, offset=100, worst=2),
+        Item(name="ES:R", label="ES", metric="recall@1", scale=100, worst=0),
+        Item(name="LTM", label="LTM", metric="recall@1", scale=100, worst=0),
+        Item(name="GTM", label="GTM", metric="recall@1", scale=100, worst=0),
+        Item(name="GTT", label="GTT", metric="retain@4", scale=100, worst=0),
     )
+
+
+def _worst(name: str, k: int) -> Suite:
+    return Suite(
+        name=name,
+        entries=(Entry(label="WORST", attack=worst_case(k), higher_is_robust={f"recall@{k}": True}),),
+    )
+
+
+def _unlabelled() -> tuple[Entry, ...]:
+    """Return the attacks of the score that need no labels, with those of their measures that need none."""
+    kept = [e for e in _entries() if e.label not in ("LTM", "GTM", "ES")]
+    shift = Entry(label="ES", attack=ATTACKS["ES"], higher_is_robust={"shift": False})
+    first = Entry(label="FIRST", attack=ATTACKS["FIRST"], higher_is_robust={"retain@1": True})
+    return (*kept, shift, first)
 
 
 SUITES: Mapping[str, Suite] = {
@@ -67,6 +86,9 @@ SUITES: Mapping[str, Suite] = {
         items=_items("ES:D"),
         batch_means=128,
     ),
+    "worst-case": _worst("worst-case", 1),
+    "worst-case@4": _worst("worst-case@4", 4),
+    "unlabelled": Suite(name="unlabelled", entries=_unlabelled()),
 }
 """Suites by name.
 
@@ -74,5 +96,7 @@ SUITES: Mapping[str, Suite] = {
 sphere, with the faults of the published code mended: a tenth of ``2 CA+ + (100 - CA-) + 2 QA+ + (100 - QA-)
 + 100 (1 - TMA) + 50 (2 - ES:D) + ES:R + LTM + GTM + GTT``, ranks and recalls in percent. ``ers-robrank``
 repeats the published faults (own image kept in LTM, index of GTM, shift one step early, mean of batch means);
-the two never stand in one table.
+the two never stand in one table. ``worst-case`` gives the share of queries that no attack of a
+diverse set breaks (:func:`~holdfast.evaluation.worst_case.worst_case`), for Recall@1 and ``@4``.
+``unlabelled`` holds what can be measured without labels; ``FIRST retain@1`` is one minus the flip rate.
 """

@@ -23,13 +23,28 @@ def _scaled(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return y, torch.linalg.vector_norm(y.reshape(len(x), -1), dim=1).reshape(shape), scale
 
 
-def linf_ball(x: Tensor, centre: Tensor, radius: float) -> Tensor:
-    """Project (n, *s) rows onto the l-inf balls around ``centre``."""
+def linf_ball(x: Tensor, centre: Tensor, radius: float | Tensor) -> Tensor:
+    """Project (n, *s) rows onto the l-inf balls around ``centre``.
+
+    Parameters
+    ----------
+    x, centre
+        (n, *s).
+    radius
+        One for all rows, or (n, 1, ..., 1) with one for each; >= 0.
+    """
     return torch.minimum(torch.maximum(x, centre - radius), centre + radius)
 
 
-def l2_ball(x: Tensor, centre: Tensor, radius: float) -> Tensor:
+def l2_ball(x: Tensor, centre: Tensor, radius: float | Tensor) -> Tensor:
     """Project (n, *s) rows onto the l2 balls around ``centre``.
+
+    Parameters
+    ----------
+    x, centre
+        (n, *s).
+    radius
+        One for all rows, or (n, 1, ..., 1) with one for each; >= 0.
 
     Examples
     --------

@@ -55,6 +55,7 @@ class RunFolder:
     guards: Sequence[Mapping[str, Any]] = ()
     records: Sequence[Record] = ()
     exhibits: Mapping[str, Exhibit] = field(default_factory=dict)
+    verdicts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property
@@ -130,6 +131,12 @@ def _load(path: Path, label: str) -> RunFolder:
             exhibits[file.stem] = _exhibit(file)
         except CorruptFile as error:
             notes.append(f"Stored examples left out: {error}")
+    verdicts: dict[str, Mapping[str, Any]] = {}
+    for file in sorted((path / "evaluations").glob("*/verdict.json")):
+        try:
+            verdicts[file.parent.name] = _verdict(file)
+        except CorruptFile as error:
+            notes.append(f"Checks left out: {error}")
     return RunFolder(
         label=label,
         info=info,
@@ -138,8 +145,21 @@ def _load(path: Path, label: str) -> RunFolder:
         guards=[line for line in log if line.get("kind") == "guard"],
         records=latest(read(files["records.jsonl"])) if files["records.jsonl"].is_file() else [],
         exhibits=exhibits,
+        verdicts=verdicts,
         notes=notes,
     )
+
+
+def _verdict(path: Path) -> Mapping[str, Any]:
+    """Read what the checks of an evaluation found: ``verdict``, and ``findings`` of plain fields."""
+    found: Any = read_json(path)
+    findings = found.get("findings") if isinstance(found, dict) else None
+    words = ("id", "name", "status", "threshold", "detail", "remedy")
+    if not isinstance(findings, list) or not all(
+        isinstance(f, dict) and all(isinstance(f.get(name), str) for name in words) for f in findings
+    ):
+        raise CorruptFile(path, None, "need a verdict with findings")
+    return {"verdict": str(found.get("verdict")), "findings": findings}
 
 
 def _exhibit(path: Path) -> Exhibit:

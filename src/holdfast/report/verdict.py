@@ -21,7 +21,7 @@ from .facts import (
     unlike,
 )
 from .load import RunFolder
-from .parts import missing
+from .parts import data_table, missing
 from .words import (
     THIN,
     attack_title,
@@ -38,9 +38,19 @@ from .words import (
 )
 
 LIMITS = (
-    "The automatic check of the measurement itself is not part of this version, and each figure under attack "
-    "is what one attack found. Read these figures as upper bounds: a stronger attack may find more."
+    "The measurement itself was not checked, and each figure under attack is what one attack found. Read "
+    "these figures as upper bounds: a stronger attack may find more."
 )
+MEANING = {
+    "TRUSTWORTHY": "The measurement was checked, and nothing speaks against it.",
+    "UNDERPOWERED": "The figures may be right, but the evidence is thin: few queries, or many warnings.",
+    "OVERESTIMATED": "A check failed that a sound measurement passes: the true figures are lower. Read these "
+    "as upper bounds only.",
+    "VACUOUS": "The embeddings have collapsed. What does not tell images apart cannot be fooled, so these "
+    "figures say nothing about safety.",
+    "INVALID": "The measurement is faulty: these figures mean nothing.",
+}
+WORST = ("INVALID", "VACUOUS", "OVERESTIMATED", "UNDERPOWERED", "UNCHECKED", "TRUSTWORTHY")
 
 
 def safe(lines: Sequence[Headline], at: Strength | None, scored: Strength | None = None) -> str:
@@ -65,7 +75,7 @@ def safe(lines: Sequence[Headline], at: Strength | None, scored: Strength | None
                 f'<p class="note">Fewer are right under attacks that not all runs faced alike: '
                 f"{esc(join(lower))}.</p>"
             )
-    badge = f'<p class="verdict"><b>Not checked</b> <span>{esc(LIMITS)}</span></p>'
+    badge = judged(lines)
     runs = [line.run for line in lines]
     suites = sorted({name for run in runs for name in scores(run, scored)})
     cards = "".join(
@@ -125,6 +135,54 @@ def _sentence(lines: Sequence[Headline], at: Strength, *, named: bool) -> str:
     return text + (
         f' <small class="plainly">Without an attack it is {join(before)} of 100.</small>' if before else ""
     )
+
+
+def judged(lines: Sequence[Headline]) -> str:
+    """Return the verdict on each run's measurement, and what the checks found, folded."""
+    words = {line.run.label: _word(line) for line in lines}
+    several = len(set(words.values())) > 1
+    text = ""
+    for word in sorted(set(words.values()), key=WORST.index):
+        of = join([label for label, w in words.items() if w == word])
+        said = f"{of}: " if several else ""
+        name = "Not checked" if word == "UNCHECKED" else word.capitalize()
+        kind = " bad" if WORST.index(word) < WORST.index("UNDERPOWERED") else ""
+        meaning = esc(said + MEANING.get(word, LIMITS))
+        text += f'<p class="verdict{kind}"><b>{esc(name)}</b> <span>{meaning}</span></p>'
+    return text + "".join(_checks(line, named=len(lines) > 1) for line in lines)
+
+
+def _word(line: Headline) -> str:
+    """Return the verdict of the headline under attack, or of the worst of the run."""
+    if line.attacked is not None:
+        return _known(line.attacked["verdict"])
+    words = [_known(r["verdict"]) for r in line.run.records if r["state"] == "attacked"]
+    return min(words, key=WORST.index, default="UNCHECKED")
+
+
+def _known(word: str) -> str:
+    return word if word in WORST else "UNCHECKED"
+
+
+SYMBOLS = {"pass": "✓ passed", "warn": "! warning", "fail": "✗ failed", "skipped": "– not run"}
+
+
+def _checks(line: Headline, named: bool) -> str:
+    """Return the table of what the checks of one run found, folded; nothing where it was not checked."""
+    found = line.run.verdicts.get(line.attacked["fingerprint"]) if line.attacked else None
+    if found is None:
+        return ""
+    order = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
+    rows = sorted(found["findings"], key=lambda f: order.get(f["status"], 4))
+    count = {status: sum(f["status"] == status for f in rows) for status in SYMBOLS}
+    head = f"{line.run.label}: " if named else ""
+    head += f"{count['pass']} checks passed, {count['warn']} warned, {count['fail']} failed, "
+    head += f"{count['skipped']} could not be run"
+    body = []
+    for f in rows:
+        to_do = f["remedy"] if f["status"] in ("fail", "warn") else ""
+        body.append([f"{f['id']} {f['name']}", SYMBOLS.get(f["status"], f["status"]), f["detail"], to_do])
+    return data_table(["check", "result", "what was seen", "what to do"], body, name=head)
 
 
 def _three(name: str, record: Record | None) -> str:

@@ -48,7 +48,15 @@ class Record(TypedDict):
     seconds: float
     version: str
     fingerprint: str
+    verdict: str
+    failed: list[str]
 
+
+UNCHECKED = "UNCHECKED"
+"""Verdict of a number whose evaluation was not examined."""
+
+_LATER: Mapping[str, Any] = {"verdict": UNCHECKED, "failed": []}
+"""Fields that records of earlier versions lack, and what they then mean."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
     name: {int: (int,), float: (int, float), str: (str,), bool: (bool,)}.get(kind, (list, type(None)))
@@ -57,6 +65,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
         **dict.fromkeys(("eps", "alpha", "value", "seconds"), float),
         **dict.fromkeys(("time", "run", "dataset", "protocol", "encoder", "defense", "suite"), str),
         **dict.fromkeys(("attack", "state", "norm", "metric", "version", "fingerprint"), str),
+        "verdict": str,
         "higher_is_robust": bool,
         "ci": list,
     }.items()
@@ -78,6 +87,9 @@ def _fault(record: Mapping[str, Any]) -> tuple[str, str, Any] | None:
         return "state", "'clean' or 'attacked'", record["state"]
     if _SHARE.fullmatch(record["metric"]) and not -1e-6 <= record["value"] <= 1 + 1e-6:
         return "value", f"a fraction in [0, 1] for the metric {record['metric']!r}", record["value"]
+    failed = record.get("failed")
+    if not isinstance(failed, list) or not all(isinstance(name, str) for name in failed):
+        return "failed", "a list of names", failed
     ci = record["ci"]
     if ci is not None and (
         len(ci) != 2
@@ -110,6 +122,8 @@ def make(
     seed: int = 0,
     seconds: float = 0.0,
     fingerprint: str = "",
+    verdict: str = UNCHECKED,
+    failed: Sequence[str] = (),
     time: str | None = None,
 ) -> Record:
     """Make a record: fill in schema, time and version, and refuse what cannot be a measurement.
@@ -138,6 +152,8 @@ def make(
         took.
     fingerprint
         Hash of the settings.
+    verdict, failed
+        Word of the verdict on the evaluation (``"TRUSTWORTHY"``, ...), and the checks that failed.
     time
         ISO 8601 in UTC; now, if ``None``.
 
@@ -176,6 +192,8 @@ def make(
         seconds=float(seconds),
         version=__version__,
         fingerprint=fingerprint,
+        verdict=verdict,
+        failed=list(failed),
     )
     fault = _fault(record)
     if fault is not None:
@@ -201,7 +219,7 @@ def read(path: str | Path) -> list[Record]:
     path = Path(path)
     if not path.is_file():
         raise RunError(f"{path}: no such file of records; has the run been evaluated?")
-    lines = read_lines(path)
+    lines = [{**_LATER, **line} if "schema" in line else line for line in read_lines(path)]
     for number, line in enumerate(lines, start=1):
         if "schema" in line and line["schema"] != SCHEMA:
             raise RunError(f"{path}: record {number} has schema {line['schema']!r}, expected {SCHEMA}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,7 +11,14 @@ from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..rng import Randomness, normal, uniform
-from ..types import Encoder, Objective
+from ..types import Encoder, Gradient, Objective
+
+
+def value_of(gradient: Gradient, encoder: Encoder, x: Tensor, objective: Objective) -> Tensor:
+    """Return the value (g,) alone, by the method ``value`` of a source of gradients that has one."""
+    value: Callable[..., Tensor] | None = getattr(gradient, "value", None)
+    with torch.no_grad():
+        return objective(encoder(x)) if value is None else value(encoder, x, objective)
 
 
 @dataclass(frozen=True)

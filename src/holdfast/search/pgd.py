@@ -4,21 +4,130 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
 from ..rng import Randomness
-from ..schedules import Schedule, at
+from ..schedules import Schedule
 from ..types import Encoder, Gradient, Objective, Threat, rows_of
-from .gradient import Autograd
+from .gradient import Autograd, value_of
 from .modes import frozen
+from .moving import Moving, check, merge
+from .rules import Fixed, Rule
+
+
+class Ascent:
+    """The loop itself; the subclasses say by which rule a run moves."""
+
+    steps: int
+    random_start: bool
+    restarts: int
+    gradient: Gradient
+
+    def _rule(self) -> Rule:
+        """Return a new update rule for one run."""
+        raise NotImplementedError
+
+    @property
+    def _best(self) -> bool:
+        """Whether the best point visited is kept, or the last."""
+        return True
+
+    def __call__(
+        self,
+        encoder: Encoder,
+        x0: Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Randomness = None,
+        *,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Climb ``objective`` inside ``threat``, leaving no trace in modes, ``.grad`` or global RNG.
+
+        Parameters
+        ----------
+        encoder
+            Inputs to embeddings.
+        x0
+            (r*g, *s) clean inputs; row i belongs to group ``i mod g``.
+        objective
+            (r*g, e) -> (g,), climbed.
+        threat
+            The allowed set around every row.
+        generator
+            For random starts and sampled gradients; ``None`` draws them from PyTorch's global generator.
+        start
+            Where the first run begins, inside the threat (a point found before, say); overrules
+            ``random_start`` for that run.
+
+        Returns
+        -------
+        Tensor
+            Like ``x0``, inside the threat.
+
+        Raises
+        ------
+        InvalidArgument
+            If the objective or its gradient becomes NaN or infinite (such an attack would silently stand
+            still), or the groups do not divide the rows.
+        """
+        x0 = x0.detach()
+        best_x, best_value = x0.clone(), None
+        with frozen(encoder):
+            for restart in range(self.restarts):
+                if start is not None and not restart:
+                    begin = threat.project(start.detach(), x0)
+                else:
+                    begin = threat.noise(x0, generator) if self.random_start or restart else x0.clone()
+                x, value = self._climb(encoder, begin, x0, objective, threat, generator)
+                if best_value is None or value is None:
+                    best_x, best_value = x, value
+                else:
+                    best_x, best_value = merge(best_x, best_value, x, value)
+        return best_x
+
+    def _climb(
+        self,
+        encoder: Encoder,
+        x: Tensor,
+        x0: Tensor,
+        objective: Objective,
+        threat: Threat,
+        generator: Randomness,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the kept point of one run, and its value when somebody will compare it."""
+        best_x, best_value = x, None
+        work, rule = Moving(objective, len(x)), self._rule()
+        for step in range(self.steps):
+            value, grad = self.gradient(encoder, x[work.rows], work, generator)
+            whole = work.whole(value, step)
+            if not bool(torch.isfinite(grad).all()):
+                raise InvalidArgument("objective", "a finite gradient", f"NaN or infinity at step {step}")
+            if self._best:
+                best_x, best_value = merge(best_x, best_value, x, whole)
+            rule.see(x[work.rows], value, grad, step)
+            if getattr(self.gradient, "exact", False):
+                left = work.rest(rule.moving())
+                if left is not None:
+                    rule.cut(*left)
+                    if not len(work.rows):
+                        break
+            part = threat if work.all else rows_of(threat, work.rows)
+            moved = rule.move(x0[work.rows], part, step)
+            x = moved if work.all else x.index_put((work.rows,), moved)
+        if not self._best and self.restarts == 1:
+            return x, None
+        value = value_of(self.gradient, encoder, x, objective)
+        check(value, len(x), self.steps)
+        return merge(best_x, best_value, x, value) if self._best else (x, value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(Ascent):
     """Projected gradient ascent on an objective of embeddings.
 
     From a start, repeat ``x <- project(x + alpha * direction(gradient))``. Whatever is attacked or hardened
@@ -76,154 +185,10 @@ class PGD:
         if self.keep not in ("last", "best"):
             raise InvalidArgument("keep", "'last' or 'best'", self.keep)
 
-    def __call__(
-        self,
-        encoder: Encoder,
-        x0: Tensor,
-        objective: Objective,
-        threat: Threat,
-        generator: Randomness = None,
-        *,
-        start: Tensor | None = None,
-    ) -> Tensor:
-        """Climb ``objective`` inside ``threat``, leaving no trace in modes, ``.grad`` or global RNG.
+    def _rule(self) -> Fixed:
+        """Return steps of length ``alpha``."""
+        return Fixed(self.alpha, self.steps)
 
-        Parameters
-        ----------
-        encoder
-            Inputs to embeddings.
-        x0
-            (r*g, *s) clean inputs; row i belongs to group ``i mod g``.
-        objective
-            (r*g, e) -> (g,), climbed.
-        threat
-            The allowed set around every row.
-        generator
-            For random starts and sampled gradients; ``None`` draws them from PyTorch's global generator.
-        start
-            Where the first run begins, inside the threat (a point found before, say); overrules
-            ``random_start`` for that run.
-
-        Returns
-        -------
-        Tensor
-            Like ``x0``, inside the threat.
-
-        Raises
-        ------
-        InvalidArgument
-            If the objective or its gradient becomes NaN or infinite (such an attack would silently stand
-            still), or the groups do not divide the rows.
-        """
-        x0 = x0.detach()
-        best_x, best_value = x0.clone(), None
-        with frozen(encoder):
-            for restart in range(self.restarts):
-                if start is not None and not restart:
-                    begin = threat.project(start.detach(), x0)
-                else:
-                    begin = threat.noise(x0, generator) if self.random_start or restart else x0.clone()
-                x, value = self._climb(encoder, begin, x0, objective, threat, generator)
-                if best_value is None or value is None:
-                    best_x, best_value = x, value
-                else:
-                    best_x, best_value = _merge(best_x, best_value, x, value)
-        return best_x
-
-    def _climb(
-        self,
-        encoder: Encoder,
-        x: Tensor,
-        x0: Tensor,
-        objective: Objective,
-        threat: Threat,
-        generator: Randomness,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the kept point of one run, and its value when somebody will compare it."""
-        best_x, best_value = x, None
-        work = _Moving(objective, len(x))
-        for step in range(self.steps):
-            value, grad = self.gradient(encoder, x[work.rows], work, generator)
-            value = work.whole(value, step)
-            if not bool(torch.isfinite(grad).all()):
-                raise InvalidArgument("objective", "a finite gradient", f"NaN or infinity at step {step}")
-            if self.keep == "best":
-                best_x, best_value = _merge(best_x, best_value, x, value)
-            if getattr(self.gradient, "exact", False):
-                grad = work.rest(grad)
-                if not len(grad):
-                    break
-            now = x[work.rows]
-            length = at(self.alpha, step / self.steps)
-            part = threat if work.all else rows_of(threat, work.rows)
-            moved = part.project(now + length * part.direction(grad), x0[work.rows])
-            x = moved if work.all else x.index_put((work.rows,), moved)
-        if self.keep == "last" and self.restarts == 1:
-            return x, None
-        with torch.no_grad():
-            value = objective(encoder(x))
-        _check(value, len(x), self.steps)
-        return (x, value) if self.keep == "last" else _merge(best_x, best_value, x, value)
-
-
-class _Moving:
-    """An objective of the groups that still move; the embeddings of the others are remembered.
-
-    A group whose gradient is exactly zero stays where it is, and so does its gradient: groups do not depend
-    on each other. Hinges make this common: triplets that are hard enough, queries that have arrived.
-    """
-
-    def __init__(self, objective: Objective, rows: int) -> None:
-        self.objective = objective
-        self.n = rows
-        self.all = True
-        self.rows: Any = slice(None)
-        self.groups: Any = slice(None)
-        self.z = self.value = torch.empty(0)
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """Take the embeddings of the moving rows, return the values of the moving groups."""
-        if self.all:
-            self.z = z.detach()
-            return self.objective(z)
-        self.z = self.z.index_put((self.rows,), z.detach())
-        return self.objective(self.z.index_put((self.rows,), z))[self.groups]
-
-    def whole(self, value: Tensor, step: int) -> Tensor:
-        """Return the values of all groups from those that still move."""
-        _check(value, self.n if self.all else len(self.rows), step)
-        self.value = value if self.all else self.value.index_put((self.groups,), value)
-        return self.value
-
-    def rest(self, grad: Tensor) -> Tensor:
-        """Let groups without gradient rest; return the gradient of the others."""
-        moves = (grad.flatten(1) != 0).any(1)
-        before = len(self.value) if self.all else len(self.groups)
-        groups = moves.reshape(-1, before).any(0)
-        if bool(groups.all()):
-            return grad
-        kept = torch.nonzero(groups.repeat(len(grad) // before)).squeeze(1)
-        self.groups = torch.nonzero(groups).squeeze(1) if self.all else self.groups[groups]
-        self.rows = kept if self.all else self.rows[kept]
-        self.all = False
-        return grad[kept]
-
-
-def _merge(best_x: Tensor, best_value: Tensor | None, x: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Take, group by group, whichever value is larger."""
-    if best_value is None:
-        return x, value
-    better = value > best_value  # (g,)
-    rows = better.repeat(len(x) // len(better)).reshape(-1, *[1] * (x.ndim - 1))
-    return torch.where(rows, x, best_x), torch.where(better, value, best_value)
-
-
-def _check(value: Tensor, rows: int, step: int) -> None:
-    if value.ndim != 1 or len(value) == 0 or rows % len(value):
-        raise InvalidArgument(
-            "objective", f"values (g,) whose number divides {rows} rows", tuple(value.shape)
-        )
-    if not bool(torch.isfinite(value).all()):
-        raise InvalidArgument(
-            "objective", "finite values from the encoder", f"NaN or infinity at step {step}"
-        )
+    @property
+    def _best(self) -> bool:
+        return self.keep == "best"

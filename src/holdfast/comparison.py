@@ -1,0 +1,266 @@
+"""Compare two runs on the same queries, attack by attack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .errors import CorruptFile, RunError
+from .evaluation import Comparison, compare, read_values
+from .evaluation.stored import Chunk, State, StoredValues, stored_chunks, stored_name
+from .files import read_json
+from .results import record
+from .results.record import Record
+from .runs import RunFolder, open_run
+
+SAME = {
+    "data": "data fingerprint",
+    "suite": "suite",
+    "threat": "threat",
+    "search": "search",
+    "seed": "seed",
+    "queries": "sample of queries",
+    "mixed": "having had a budget",
+}
+"""Settings without which the rows of two evaluations are no pairs."""
+NOTED = ("distance", "precision", "version")
+"""Settings that may differ, and are then named."""
+STATES: tuple[State, ...] = ("clean", "attacked")
+_SHARES = ("recall@", "precision@", "retain@", "map", "rank")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measure of one attack in both runs.
+
+    Attributes
+    ----------
+    attack, state, metric
+        As in records; ``"clean"`` is the measure before the attack.
+    higher_is_robust
+        Whether a larger value is better for the defender.
+    a, b
+        The means.
+    comparison
+        B against A, query by query.
+    """
+
+    attack: str
+    state: State
+    metric: str
+    higher_is_robust: bool
+    a: float
+    b: float
+    comparison: Comparison
+
+    @property
+    def share(self) -> bool:
+        """Whether the values are fractions, shown in percent; else plain numbers."""
+        return self.metric.startswith(_SHARES)
+
+    @property
+    def verdict(self) -> str:
+        """``"A better"``, ``"B better"`` or ``"within noise"``."""
+        if not self.comparison.supported:
+            return "within noise"
+        return "B better" if (self.comparison.difference > 0) == self.higher_is_robust else "A better"
+
+    def words(self, a: str = "A", b: str = "B") -> str:
+        """Say it in a sentence."""
+        return self.comparison.words(a, b, points=self.share)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunComparison:
+    """What :func:`compare_runs` found.
+
+    Attributes
+    ----------
+    a, b
+        Names of the runs; their paths where the names are the same.
+    settings
+        Of both evaluations; see ``SAME``.
+    differing
+        Other settings that are not the same: the distance, the precision of the searches, the version.
+    fingerprints
+        Of the evaluations.
+    rows
+        One for each attack, state and measure.
+    """
+
+    a: str
+    b: str
+    settings: Mapping[str, Any]
+    differing: tuple[str, ...]
+    fingerprints: tuple[str, str]
+    rows: tuple[Row, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        rows = []
+        for row in self.rows:
+            flat = {k: v for k, v in asdict(row).items() if k != "comparison"} | asdict(row.comparison)
+            rows.append({**flat, "verdict": row.verdict, "words": row.words(self.a, self.b)})
+        return {**asdict(self), "rows": rows}
+
+
+class _Evaluation(NamedTuple):
+    folder: Path
+    settings: Mapping[str, Any]
+    chunks: Mapping[str, tuple[Chunk, ...]]
+    records: list[Record]
+
+
+def compare_runs(
+    a: str | Path | RunFolder,
+    b: str | Path | RunFolder,
+    *,
+    suite: str | None = None,
+    eps: float | None = None,
+    seed: int = 0,
+) -> RunComparison:
+    """Compare two evaluated runs on the same queries.
+
+    Parameters
+    ----------
+    a, b
+        Run folders.
+    suite, eps
+        Which evaluations; by default any. Of several that both runs have, the one that B recorded last.
+    seed
+        Of bootstrap and sign flips.
+
+    Returns
+    -------
+    RunComparison
+        Attacks in the order of the suite. Rows are tested one by one: of twenty rows without any difference,
+        one is expected to have p < 0.05. Intervals are over queries; how much training seeds matter is told
+        by :func:`~holdfast.evaluation.compare_seeds` alone.
+
+    Raises
+    ------
+    RunError
+        If a run has no such evaluation, or none of the same data, suite, threat, search and seed as one of
+        the other run: it says which of these differ.
+    """
+    opened = [run if isinstance(run, RunFolder) else open_run(run) for run in (a, b)]
+    first, second = _pair(*(_evaluations(run, suite, eps) for run in opened))
+    names = [run.path.name for run in opened]
+    if names[0] == names[1]:
+        names = [str(run.path) for run in opened]
+    return RunComparison(
+        a=names[0],
+        b=names[1],
+        settings={key: first.settings[key] for key in SAME if key in first.settings},
+        differing=tuple(k for k in NOTED if first.settings.get(k) != second.settings.get(k)),
+        fingerprints=(first.folder.name, second.folder.name),
+        rows=tuple(_rows(first, second, seed)),
+    )
+
+
+def _evaluations(run: RunFolder, suite: str | None, eps: float | None) -> list[_Evaluation]:
+    """Return the finished evaluations of a run whose per-query values are there, the latest first."""
+    records = record.read(run.path / "records.jsonl")
+    found = []
+    for fingerprint in dict.fromkeys(r["fingerprint"] for r in reversed(records)):
+        folder = run.path / "evaluations" / fingerprint
+        if not fingerprint or not (folder / "settings.json").is_file():
+            continue
+        settings = _settings(folder / "settings.json")
+        radius = settings["threat"].get("eps") if isinstance(settings["threat"], dict) else None
+        if suite not in (None, settings["suite"]) or eps not in (None, radius):
+            continue
+        chunks = stored_chunks(folder)
+        if chunks:
+            settings["mixed"] = any(part.rows is None for parts in chunks.values() for part in parts)
+            mine = record.latest(r for r in records if r["fingerprint"] == fingerprint)
+            found.append(_Evaluation(folder, settings, chunks, mine))
+    if not found:
+        asked = [f"suite {suite}"] * (suite is not None) + [f"eps {eps}"] * (eps is not None)
+        kind = f" of {', '.join(asked)}" if asked else ""
+        raise RunError(f"{run.path}: no finished evaluation{kind} with per-query values of attacks")
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise CorruptFile(path, None, f"need a JSON object, got {type(settings).__name__}")
+    lacking = [key for key in ("data", "suite", "threat", "search", "seed") if key not in settings]
+    if lacking:
+        raise CorruptFile(path, None, f"lacks {', '.join(lacking)}")
+    return settings
+
+
+def _pair(a: list[_Evaluation], b: list[_Evaluation]) -> tuple[_Evaluation, _Evaluation]:
+    """Return the latest two of the same settings."""
+    nearest: list[str] = []
+    for second, first in product(b, a):
+        old, new = first.settings, second.settings
+        unlike = [key for key in SAME if old.get(key) != new.get(key)]
+        if not unlike:
+            return first, second
+        told = [f"{SAME[key]} ({_differences(old.get(key), new.get(key))})" for key in unlike]
+        nearest = told if not nearest or len(told) < len(nearest) else nearest
+    raise RunError(
+        f"{a[0].folder.parents[1]} and {b[0].folder.parents[1]}: their evaluations cannot be compared query "
+        f"by query, they differ in {'; '.join(nearest)}"
+    )
+
+
+def _differences(a: Any, b: Any) -> str:
+    """Say what differs, of two nested values only the parts."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = [key for key in {**a, **b} if a.get(key) != b.get(key)]
+        return ", ".join(f"{key} {a.get(key)!r} and {b.get(key)!r}" for key in keys)
+    return f"{a!r} and {b!r}"
+
+
+def _rows(first: _Evaluation, second: _Evaluation, seed: int) -> Iterator[Row]:
+    a, b = _same_queries(first, second)
+    told = {(r["attack"], r["metric"]): r for r in first.records if r["attack"] != "none"}
+    for attack, state in product(dict.fromkeys(attack for attack, _ in told), STATES):
+        label = stored_name(attack)
+        theirs = b.get(label, {}).get(state, {})
+        for metric, values in a.get(label, {}).get(state, {}).items():
+            if metric in theirs and (attack, metric) in told:
+                yield Row(
+                    attack=attack,
+                    state=state,
+                    metric=metric,
+                    higher_is_robust=told[attack, metric]["higher_is_robust"],
+                    a=float(values.mean(dtype="float64")),
+                    b=float(theirs[metric].mean(dtype="float64")),
+                    comparison=compare(values, theirs[metric], seed=seed),
+                )
+
+
+def _same_queries(first: _Evaluation, second: _Evaluation) -> tuple[StoredValues, StoredValues]:
+    """Read both; of evaluations with a budget only the random chunks that both reached."""
+    if not first.settings["mixed"]:
+        a, b = read_values(first.folder), read_values(second.folder)
+        for one, values in ((first, a), (second, b)):
+            _whole(one, values)
+        return a, b
+    common = set[str]()
+    for label in first.chunks.keys() & second.chunks.keys():
+        common |= {p.name for p in first.chunks[label]} & {p.name for p in second.chunks[label]}
+    if not common:
+        raise RunError(
+            f"{first.folder} and {second.folder}: both had a budget, and reached no query in common"
+        )
+    return read_values(first.folder, common), read_values(second.folder, common)
+
+
+def _whole(one: _Evaluation, values: StoredValues) -> None:
+    """Refuse an evaluation of which chunks at the end are gone."""
+    n = {stored_name(r["attack"]): r["n"] for r in one.records}
+    for label, states in values.items():
+        lengths = {len(v) for metrics in states.values() for v in metrics.values()}
+        if label in n and lengths != {n[label]}:
+            raise RunError(
+                f"{one.folder}: {label} holds {max(lengths)} of {n[label]} queries; chunks are missing"
+            )

@@ -1,0 +1,251 @@
+"""The whole evaluation of a task: clean metrics, a suite, its scores, a verdict; as records in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..attacks import Outcome
+from ..errors import InvalidArgument
+from ..files import read_json, write_json
+from ..results import record
+from ..results.record import UNCHECKED, Record
+from ..rng import stream
+from ..search import Precision
+from ..types import Images, RetrievalTask, Search
+from .exhibit import write_exhibits
+from .resistance import resistance
+from .retrieval import CUTS, evaluate_retrieval
+from .score import score
+from .stats import Estimate, estimate
+from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite
+
+Verdict = Any  # TODO verdict
+
+Level = Literal["off", "quick", "full"]
+LEVELS: tuple[Level, ...] = ("off", "quick", "full")
+DONE, VERDICT = "done.json", "verdict.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured and how; with the task it decides every number.
+
+    Attributes
+    ----------
+    suite, search, threat
+        Attacks, how they search, what is allowed.
+    seed
+        Of targets, random starts, k-means and bootstrap.
+    precision
+        Of the searches.
+    level
+        How the evaluation is checked: ``"off"``, ``"quick"`` or ``"full"``.
+    labelled
+        Whether labels mean anything; without them only measures that need none are taken.
+    chunk
+        Queries at a time; changes no result.
+    share
+        Compute a part only.
+    evidence
+        What some checks need besides, by the names of :class:`~holdfast.evaluation.verdict.Examination`.
+    """
+
+    suite: Suite
+    search: Search
+    threat: Any
+    seed: int = 0
+    precision: Precision = "fp32"
+    level: Level = "quick"
+    labelled: bool = True
+    chunk: int = 128
+    share: Share = field(default_factory=Share)
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What an evaluation found.
+
+    Attributes
+    ----------
+    records
+        One for each number.
+    results
+        Per-query values of each attack; empty where the records were read back.
+    verdict
+        On the evaluation itself; ``None`` where it was not checked.
+    """
+
+    records: list[Record]
+    results: Sequence[EntryResult] = ()
+    verdict: Verdict | None = None
+
+
+def measure(
+    task: RetrievalTask,
+    plan: Plan,
+    shared: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    folder: Path | None = None,
+    *,
+    gallery_images: Images | None = None,
+    class_names: Sequence[str] = (),
+    on_chunk: Callable[[str, int, int], None] | None = None,
+) -> Measured:
+    """Evaluate a task.
+
+    Parameters
+    ----------
+    task, plan
+        What is evaluated and how.
+    shared
+        Fields that all records have: run, dataset, encoder, defense, ...
+    settings
+        Plain data that, hashed, tells this evaluation from all others.
+    folder
+        Gets ``records.jsonl``, ``evaluations/`` (per-query values, verdict) and ``exhibits/``. Measured there
+        before, the records are read back; begun there before, finished chunks are not repeated.
+    gallery_images
+        For the exhibits; ``None`` writes none.
+    class_names
+        Name of label i at position i.
+    on_chunk
+        Called with attack, queries done and queries in all.
+    """
+    mixed = {} if plan.share.seconds is None else {"mixed": True}  # a level changes no value
+    fingerprint = _hash({**settings, **mixed})
+    path, store = (folder and folder / "records.jsonl"), (folder and folder / "evaluations" / fingerprint)
+    if path is not None and store is not None and (known := _known(path, store, fingerprint, plan)):
+        return known
+    if store is not None:
+        write_json(store / "settings.json", settings)
+    results = run_suite(
+        task, plan.suite, plan.search, plan.threat,
+        seed=plan.seed, chunk=plan.chunk, precision=plan.precision, folder=store, on_chunk=on_chunk,
+        share=plan.share,
+    )  # fmt: skip
+    if plan.share.count > 1:  # one of several processes: whoever puts the shares together writes records
+        return Measured(records=[], results=results)
+    covered = results[0].rows if results else None
+    part = task if covered is None else task.rows(covered.to(task.z.device))
+    start = time.perf_counter()
+    cuts = [k for k in CUTS if k < len(task.gallery.z)]
+    benign = evaluate_retrieval(part, cuts, seed=plan.seed) if plan.labelled else {}
+    spent = time.perf_counter() - start
+    verdict = None
+    if plan.level != "off":
+        from .verdict import examine  # TODO verdict
+
+        verdict = examine(
+            part, results, search=plan.search, threat=plan.threat, seed=plan.seed, level=plan.level,
+            **plan.evidence,
+        )  # fmt: skip
+    about = {**shared, "suite": plan.suite.name, "norm": plan.threat.norm, "fingerprint": fingerprint}
+    about["verdict"] = UNCHECKED if verdict is None else verdict.word
+    about["failed"] = () if verdict is None else verdict.failed
+    records = [_record(about, "none", "clean", m, e, seconds=spent) for m, e in benign.items()]
+    records += _attacked(plan, results, about)
+    if folder is not None:
+        if verdict is not None and store is not None:
+            write_json(store / VERDICT, verdict.to_plain())
+        if gallery_images is not None and plan.suite.entries and part.x.ndim == 4:
+            _exhibit(folder / "exhibits", task, plan, gallery_images, results, class_names)
+    if path is not None and store is not None:
+        record.append(path, records)
+        complete = covered is None or plan.share.seconds is None
+        write_json(store / DONE, {"level": plan.level, "seconds": plan.share.seconds, "complete": complete})
+    return Measured(records=records, results=results, verdict=verdict)
+
+
+def _known(path: Path, store: Path, fingerprint: str, plan: Plan) -> Measured | None:
+    """Return what stands in the folder, if it answers the plan."""
+    if not path.exists():
+        return None
+    records = record.latest(r for r in record.read(path) if r["fingerprint"] == fingerprint)
+    nothing: dict[str, Any] = {"level": "off", "seconds": None, "complete": True}
+    done = read_json(store / DONE) if (store / DONE).exists() else nothing
+    enough = LEVELS.index(done["level"]) >= LEVELS.index(plan.level)
+    covers = done["complete"] or plan.share.seconds == done["seconds"]
+    if not (records and enough and covers):
+        return None
+    verdict = None
+    if (store / VERDICT).exists():
+        from .verdict import Verdict  # TODO verdict
+
+        verdict = Verdict.from_plain(read_json(store / VERDICT))
+    return Measured(records=records, verdict=verdict)
+
+
+def _hash(settings: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _attacked(plan: Plan, results: Sequence[EntryResult], about: Mapping[str, Any]) -> list[Record]:
+    alpha, steps = getattr(plan.search, "alpha", 0.0), getattr(plan.search, "steps", None)
+    at: dict[str, Any] = {
+        **about,
+        "eps": plan.threat.eps,
+        "alpha": float(alpha) if isinstance(alpha, int | float) else 0.0,
+        "steps": int(getattr(plan.search, "queries", 0) if steps is None else steps),
+    }
+    records = []
+    for entry, outcome, seconds, _ in results:
+        for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):
+            for metric, higher in entry.higher_is_robust.items():
+                e = estimate(measures[metric], plan.seed)
+                records.append(
+                    _record(at, entry.label, state, metric, e, higher_is_robust=higher, seconds=seconds)
+                )
+    if not plan.suite.items:
+        return records
+    overall = {**at, "seconds": sum(result.seconds for result in results)}
+    for name, found in (
+        ("ers", score(plan.suite, results, plan.seed)),
+        ("resistance", resistance(plan.suite, results, plan.seed)),
+    ):
+        records.append(_record(overall, "all", "attacked", name, found.total))
+        records += [
+            _record(overall, "all", "attacked", f"{item} of {name}", e) for item, e in found.items.items()
+        ]
+    return records
+
+
+def _exhibit(
+    folder: Path,
+    task: RetrievalTask,
+    plan: Plan,
+    images: Images,
+    results: Sequence[EntryResult],
+    class_names: Sequence[str],
+) -> None:
+    def again(entry: Entry, part: RetrievalTask) -> Outcome:
+        return attack_again(part, entry, plan.search, plan.threat, seed=plan.seed, precision=plan.precision)
+
+    write_exhibits(folder, task, images, results, plan.threat, class_names, again=again)
+
+
+def _record(
+    shared: Mapping[str, Any], attack: str, state: str, metric: str, e: Estimate, **more: Any
+) -> Record:
+    fields = {**shared, **more}
+    return record.make(
+        attack=attack, state=state, metric=metric, value=e.value, n=e.n, ci=(e.low, e.high), **fields
+    )
+
+
+def sample(task: RetrievalTask, queries: int | None, seed: int) -> RetrievalTask:
+    """Return the task for a random sample of its queries, in their order; all where there are no more."""
+    if queries is None or queries >= len(task):
+        return task
+    if queries < 1:
+        raise InvalidArgument("queries", "an integer >= 1, or None for all", queries)
+    rows = torch.randperm(len(task), generator=stream(seed, "sample"))[:queries].sort().values
+    return task.rows(rows.to(task.z.device))

@@ -1,0 +1,84 @@
+"""Do the certificates hold? R26, R27."""
+
+from __future__ import annotations
+
+import torch
+from scipy.stats import binom
+from torch import Tensor
+
+from ...threat import L2Threat, RowBall
+from .compare import share
+from .examination import Certificate, Examination, stretched
+from .finding import Finding
+from .texts import found, percent, skipped
+
+NEEDED = "hand in certificate, the l2 radius of every query and whether its answer is right"
+SHY = 1 - 1e-6
+LEVEL = 0.05
+
+
+def _lengths(x: Tensor, x0: Tensor) -> Tensor:
+    return (x - x0).double().flatten(1).norm(dim=1)
+
+
+def _of_sample(e: Examination, certificate: Certificate) -> tuple[Tensor, Tensor]:
+    radius = certificate.radius.to(e.device)[e.rows].double()
+    return radius, certificate.correct.to(e.device)[e.rows].bool()
+
+
+def against_attack(e: Examination) -> Finding:
+    """R26: attack each certified query inside its own l2 radius, and look at all attacks that were run."""
+    if e.certificate is None:
+        return skipped("R26", NEEDED)
+    radius, correct = _of_sample(e, e.certificate)
+    part = e.part
+    holds = correct & (radius > 0)
+    count = int(holds.sum())
+    if not count:
+        return found("R26", "pass", 0.0, "no query of the sample has a certified radius above 0")
+    broken = holds & e.primary.success & (_lengths(e.primary.x, part.x) <= radius)
+    rows = torch.nonzero(holds).squeeze(1)
+    widest = (part.x[0].numel()) ** 0.5
+    balls = RowBall(
+        threat=L2Threat(eps=0.0, bounds=getattr(e.threat, "bounds", (0.0, 1.0))),
+        radii=(radius[rows].clamp_max(widest) * SHY).cpu(),
+    )
+    search = stretched(e.search, 1 / e.threat.eps)  # directions of these balls are as long as the radius
+    broken[rows] |= e.strike(part.rows(rows), "certified", search=search, threat=balls).success
+    hits = int(broken.sum())
+    allowed = int(binom.ppf(1 - LEVEL, count, e.certificate.alpha)) if e.certificate.alpha > 0 else 0
+    detail = f"attacks broke {hits} of {count} certified queries inside their radius; {allowed} may happen by chance"
+    return found("R26", "pass" if hits <= allowed else "fail", float(hits), detail)
+
+
+def below_attacks(e: Examination) -> Finding:
+    """R27: the curve of certified recall@1, against the clean one and against every attack that was run."""
+    if e.certificate is None:
+        return skipped("R27", NEEDED)
+    radius, correct = _of_sample(e, e.certificate)
+    if bool(radius.isnan().any()) or bool((radius < 0).any()):
+        return found(
+            "R27", "fail", None, "radii below 0 or NaN: certified recall@1 does not fall with the radius"
+        )
+    n = len(e.part)
+    slack = int(binom.ppf(1 - LEVEL, n, e.certificate.alpha)) / n if e.certificate.alpha > 0 else 0.0
+    unsure = share(correct & ~e.right[e.rows])
+    reach = float(_lengths(e.primary.x, e.part.x).max())
+    certified = share(correct & (radius >= reach))
+    empirical = {"primary": share(~e.primary.success)}
+    empirical |= {name: share(~success) for name, success in e.stored.items()}
+    lowest = min(empirical, key=lambda name: empirical[name])
+    reached = {"primary": reach}
+    excess = certified - empirical["primary"]
+    for entry, outcome, _, covered in e.results:
+        if entry.label not in e.stored or outcome.x.ndim < 2 or not outcome.x.numel():
+            continue
+        at = e.rows if covered is None else torch.searchsorted(covered.to(e.device), e.rows)
+        r = reached[entry.label] = float(_lengths(outcome.x[at], e.part.x).max())
+        excess = max(excess, share(correct & (radius >= r)) - empirical[entry.label])
+    detail = (
+        f"certified recall@1 {percent(certified)} at radius {reach:.3g}; lowest under attack "
+        f"{percent(empirical[lowest])} ({lowest})"
+    )
+    good = excess <= slack and unsure <= slack
+    return found("R27", "pass" if good else "fail", excess, detail)

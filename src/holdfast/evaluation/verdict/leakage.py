@@ -1,0 +1,71 @@
+"""Has the test been seen before? R36."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...functional.ranking import chunks
+from ...types import Images
+from .compare import share
+from .examination import Examination, Unavailable
+from .finding import Finding
+from .texts import at_most, found, percent, skipped
+
+NEAR = 2 / 255
+SIDE = 8
+BLOCK = 4096
+
+
+def leakage(e: Examination) -> Finding:
+    """R36: labels of training among the test labels, and near-duplicates of the sample's queries.
+
+    Near means that no pixel differs by more than 2/255. Means over blocks of pixels differ by no more either,
+    so that they rule out most pairs first.
+    """
+    told, part = [], e.part
+    if e.train_y is not None:
+        shared = sorted(set(e.train_y.tolist()) & set(e.task.y.tolist()))
+        if shared:
+            detail = f"{len(shared)} labels of training are test labels too: {shared[:5]}"
+            return found("R36", "fail", len(shared) / len(set(e.task.y.tolist())), detail)
+        told.append("no label of training in the test")
+    twice = torch.zeros(len(part), dtype=torch.bool, device=e.device)
+    looked = False
+    if part.x.ndim == 4:
+        try:
+            twice |= near_duplicates(part.x, e.gallery_images, part.self_index)
+            looked = True
+            told.append("gallery")
+        except Unavailable:
+            pass
+        if e.train_x is not None:
+            twice |= near_duplicates(part.x, e.train_x, torch.full_like(part.self_index, -1))
+            looked = True
+            told.append("training images")
+    if not looked and e.train_y is None:
+        return skipped("R36", "hand in gallery_x, train_x or train_y")
+    value = share(twice)
+    detail = f"{percent(value)} of {len(part)} queries have a near-duplicate; looked at: {', '.join(told)}"
+    return found("R36", at_most(value, 0.0, 1e-3), value, detail)
+
+
+def near_duplicates(x: Tensor, others: Images, self_index: Tensor) -> Tensor:
+    """Return which images (n, c, h, w) have a near-duplicate among others, themselves left out: (n,) bool."""
+    small = _small(x)
+    hit = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    for rows in chunks(len(others), BLOCK):
+        block = others[rows].to(x.device)
+        near = torch.cdist(small, _small(block), p=torch.inf) <= NEAR + 1e-6
+        inside = torch.nonzero((self_index >= rows.start) & (self_index < rows.stop)).squeeze(1)
+        near[inside, self_index[inside] - rows.start] = False
+        for query, other in torch.nonzero(near & ~hit[:, None]).tolist():
+            hit[query] |= bool((x[query] - block[other]).abs().max() <= NEAR)
+    return hit
+
+
+def _small(x: Tensor) -> Tensor:
+    """Return means over blocks of pixels, (n, k)."""
+    side = (min(SIDE, x.shape[2]), min(SIDE, x.shape[3]))
+    return F.adaptive_avg_pool2d(x, side).flatten(1)

@@ -1,0 +1,354 @@
+"""``holdfast.evaluate``: a score card for any encoder and any labelled or unlabelled images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .config import to_plain
+from .data import ImageSet, LazyImages, images_in
+from .encoders import adapt
+from .errors import DataError, InvalidArgument, UnknownName
+from .evaluation import SUITES, EntryResult, Share, Suite, retrieval_task
+from .evaluation.card import Level, Plan, measure, sample
+from .results import Table
+from .results.record import Record
+from .runs import default_search
+from .search import Autograd, Precision, Square
+from .threat import THREATS
+from .training import pick_device
+from .types import Encoder, Images, PairwiseDistance, RetrievalTask, Search
+
+BLACK_BOX = Square(queries=1000)
+"""The search for encoders without a gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreCard:
+    """What is known about an encoder after an evaluation.
+
+    Attributes
+    ----------
+    records
+        One for each number, with its 95 % interval and the verdict.
+    verdict
+        On the evaluation itself; ``None`` where it was not checked.
+    results
+        Per-query values of each attack; empty where the evaluation was read back from its folder.
+    queries, asked
+        How many queries the figures cover, and how many there were to cover.
+    notes
+        What a reader should know: black-box attacks only, a budget that ended.
+    """
+
+    records: Sequence[Record]
+    verdict: Any
+    results: Sequence[EntryResult]
+    queries: int
+    asked: int
+    notes: tuple[str, ...] = ()
+
+    def value(self, metric: str, attack: str = "none", state: str | None = None) -> float:
+        """Return one number: ``value("recall@1")``, ``value("recall@1", "ES")``, ``value("ers", "all")``.
+
+        Raises
+        ------
+        UnknownName
+            If it was not measured.
+        """
+        state = state or ("clean" if attack == "none" else "attacked")
+        found = {f"{r['metric']} {r['attack']} {r['state']}": r["value"] for r in self.records}
+        name = f"{metric} {attack} {state}"
+        if name not in found:
+            raise UnknownName("measurement", name, found)
+        return found[name]
+
+    def __str__(self) -> str:
+        lines = [f"{self.queries} of {self.asked} queries", *self.notes]
+        for r in self.records:
+            if r["state"] == "attacked" or r["attack"] == "none":
+                low, high = r["ci"] or (r["value"], r["value"])
+                name = r["metric"] if r["attack"] in ("none", "all") else f"{r['attack']} {r['metric']}"
+                lines.append(f"{name:22} {r['value']:8.3f}  [{low:.3f}, {high:.3f}]")
+        word = "not checked" if self.verdict is None else str(self.verdict)
+        return "\n".join([*lines, f"verdict: {word}"])
+
+    @property
+    def table(self) -> Table:
+        """The records as a table."""
+        return Table(self.records)
+
+
+def evaluate(
+    encoder: Encoder,
+    images: Images | np.ndarray | str | Path,
+    labels: Tensor | np.ndarray | Sequence[int] | None = None,
+    *,
+    suite: str | Suite | None = None,
+    eps: float = 8 / 255,
+    norm: str = "linf",
+    threat: Any = None,
+    search: Search | None = None,
+    gallery: Any = None,
+    gallery_labels: Tensor | np.ndarray | Sequence[int] | None = None,
+    self_index: Tensor | np.ndarray | Sequence[int] | None = None,
+    distance: PairwiseDistance | None = None,
+    normalize: bool = False,
+    queries: int | None = None,
+    budget: float | None = None,
+    verdict: Level = "quick",
+    twin: Encoder | None = None,
+    seed: int = 0,
+    precision: Precision = "fp32",
+    device: str = "auto",
+    batch_size: int = 256,
+    chunk: int = 128,
+    shard: tuple[int, int] = (0, 1),
+    size: int = 224,
+    out: str | Path | None = None,
+    name: str = "encoder",
+    dataset: str = "images",
+    on_chunk: Callable[[str, int, int], None] | None = None,
+) -> ScoreCard:
+    """Measure how fragile an encoder is, and whether that measurement can be trusted.
+
+    Parameters
+    ----------
+    encoder
+        Anything callable from (n, c, h, w) in [0, 1] to one embedding each. Models that want standardised
+        input or return more than an embedding go through :func:`holdfast.encoders.adapt`. Without a gradient
+        it is attacked by queries alone, and the notes say so.
+    images
+        (n, c, h, w) in [0, 1]: tensor, array, or a folder of images (a folder for each class gives labels).
+    labels
+        (n,) integers; without them only measures that need none are taken.
+    suite
+        A name of ``SUITES`` or a suite; by default ``"ers"``, and ``"unlabelled"`` without labels.
+    eps, norm, threat
+        Radius in input units and its norm, or a whole threat instead.
+    search
+        By default 32 steps of ``2.5 * eps / 32``.
+    gallery, gallery_labels
+        What queries are looked up in: images, embeddings (m, e), or an index with ``reconstruct_n``; by
+        default the images themselves, every query left out of its own list.
+    self_index
+        (n,) gallery row that is the query itself, -1 where there is none.
+    distance
+        Of the ranking; Euclidean by default.
+    normalize
+        Divide embeddings by their L2 norm, which the score ``ers`` presupposes.
+    queries
+        Attack only a random sample of so many.
+    budget
+        Begin nothing new after so many seconds of attacks; the notes say how many queries that covered.
+    verdict
+        How the evaluation is checked: ``"quick"``, ``"full"`` or ``"off"``.
+    twin
+        An undefended encoder of the same kind, which some checks need.
+    seed
+        Of every random choice.
+    precision
+        Of the searches, ``"fp32"`` or ``"bf16"``.
+    device
+        ``"auto"``, ``"cpu"`` or ``"cuda"``.
+    batch_size, chunk
+        Images embedded and queries attacked at a time; they change no result. Where memory runs out, a chunk
+        is halved.
+    shard
+        ``(i, n)``: compute only the i-th of n parts, into the folder ``out`` that all share; then call once
+        without ``shard`` to put them together.
+    size
+        Side in pixels of images read from a folder.
+    out
+        Folder for records, per-query values, verdict and examples; measured there before, the card is read
+        back, and begun there before, it goes on.
+    name, dataset
+        What records call the encoder and the images.
+    on_chunk
+        Called with attack, queries done and queries in all.
+
+    Raises
+    ------
+    InvalidArgument
+        For an encoder that returns NaN, another shape, or (for a suite with a score) embeddings that are not
+        normalised; and for settings that make no sense.
+    DataError
+        For images or labels that do not fit, a single class, or a gallery smaller than the ranks asked for.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from holdfast.encoders import SmallCNN
+    >>> x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 4
+    >>> card = evaluate(SmallCNN().build((1, 8, 8), 0), x, y, suite="core", eps=0.1, verdict="off")
+    >>> card.value("recall@1", "ES") <= card.value("recall@1")
+    True
+    """
+    notes: list[str] = []
+    x, y, class_names, called = _images(images, labels, dataset, size)
+    chosen = _suite(suite, y is not None)
+    plain = isinstance(encoder, nn.Module) and not normalize
+    model = encoder if plain else adapt(encoder, normalize=normalize)
+    place = pick_device(device)
+    model, x = model.to(place), x.to(place)
+    if isinstance(gallery, str | Path):
+        if not class_names:
+            raise InvalidArgument("gallery", "a folder only beside a folder of images with classes", gallery)
+        y, gallery, gallery_labels, class_names = _one_numbering(y, class_names, images_in(gallery, size))
+    rows, rows_y = _gallery(gallery, gallery_labels)
+    every = torch.full((len(x),), -1) if y is None else y
+    if y is None and rows is not None:
+        rows_y = torch.full((len(rows),), -1)
+    own = None if self_index is None else torch.as_tensor(self_index)
+    task = retrieval_task(
+        model, x, every.to(place), distance, batch_size, gallery=rows, gallery_y=rows_y, self_index=own
+    )
+    _check(task, chosen, y is not None)
+    limit = threat if threat is not None else _threat(norm, eps)
+    if search is None:
+        search = default_search(limit.eps)
+        if not _differentiable(task):
+            search = BLACK_BOX
+            notes.append(
+                f"The encoder has no gradient: attacked by {BLACK_BOX.queries} queries each, so the figures "
+                "are upper bounds."
+            )
+    asked = len(task)
+    task = sample(task, queries, seed)
+    plan = Plan(
+        suite=chosen, search=search, threat=limit, seed=seed, precision=precision, level=verdict,
+        labelled=y is not None, chunk=chunk, share=Share(index=shard[0], count=shard[1], seconds=budget),
+        evidence={} if twin is None else {"twin": twin},
+    )  # fmt: skip
+    settings = {
+        "suite": chosen.name, "threat": to_plain(limit), "search": to_plain(search),
+        "distance": to_plain(task.distance), "seed": seed, "precision": precision, "queries": len(task),
+        "data": _digest(task.z, task.y, task.gallery.z, task.gallery.y),
+    }  # fmt: skip
+    shared = {"run": name, "dataset": called, "protocol": "closed", "encoder": name, "defense": ""}
+    found = measure(
+        task, plan, shared, settings, None if out is None else Path(out),
+        gallery_images=x if rows is None else rows if getattr(rows, "ndim", 4) == 4 else None,
+        class_names=class_names, on_chunk=on_chunk,
+    )  # fmt: skip
+    covered = max((r["n"] for r in found.records if r["attack"] != "none"), default=len(task))
+    if covered < len(task):
+        notes.append(f"The budget of {budget:g} s ended: {covered} of {len(task)} queries are covered.")
+    return ScoreCard(
+        records=found.records, verdict=found.verdict, results=found.results, queries=covered, asked=asked,
+        notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _images(
+    images: Any, labels: Any, dataset: str, size: int
+) -> tuple[Any, Tensor | None, tuple[str, ...], str]:
+    """Return images, labels, class names and the name of the set, checked."""
+    if isinstance(images, str | Path):
+        found = images_in(images, size)
+        if labels is not None:
+            raise InvalidArgument("labels", "nothing beside a folder, whose folders are the classes", labels)
+        y = found.y if found.class_names else None
+        if y is not None and found.n_classes < 2:
+            raise DataError(f"images: {images}: need at least two classes (folders), got one")
+        return found.x, y, found.class_names, dataset if dataset != "images" else Path(images).name
+    x = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
+    if isinstance(x, Tensor) and x.dtype == torch.float64:
+        x = x.float()
+    y = None if labels is None else torch.as_tensor(labels)
+    if y is not None and y.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
+        y = y.long()
+    if isinstance(x, Tensor | LazyImages):
+        checked = ImageSet(
+            x, torch.zeros(len(x), dtype=torch.int64) if y is None else y, dataset,
+            min_classes=1 if y is None else 2,
+        )  # fmt: skip
+        return checked.x, y, (), dataset
+    raise InvalidArgument("images", "a tensor or array (n, c, h, w), or a folder", type(images).__name__)
+
+
+def _one_numbering(
+    y: Tensor | None, names: tuple[str, ...], gallery: ImageSet
+) -> tuple[Tensor, Any, Tensor, tuple[str, ...]]:
+    """Number the classes of queries and of a gallery alike, by name."""
+    assert y is not None  # images with class names have labels
+    together = tuple(sorted({*names, *gallery.class_names}))
+    mine = torch.tensor([together.index(name) for name in names])
+    theirs = torch.tensor([together.index(name) for name in gallery.class_names] or [-1])
+    return mine[y], gallery.x, theirs[gallery.y], together
+
+
+def _suite(suite: str | Suite | None, labelled: bool) -> Suite:
+    if isinstance(suite, Suite):
+        return suite
+    name = suite or ("ers" if labelled else "unlabelled")
+    if name not in SUITES:
+        raise UnknownName("suite", name, SUITES)
+    if not labelled and any("recall@1" in entry.higher_is_robust for entry in SUITES[name].entries):
+        raise InvalidArgument("suite", "'unlabelled' for images without labels", name)
+    return SUITES[name]
+
+
+def _gallery(gallery: Any, labels: Any) -> tuple[Any, Tensor | None]:
+    """Return gallery images or embeddings, and labels, as tensors."""
+    if hasattr(gallery, "reconstruct_n"):  # an index of faiss
+        gallery = np.asarray(gallery.reconstruct_n(0, gallery.ntotal))
+    rows = torch.as_tensor(gallery) if isinstance(gallery, np.ndarray) else gallery
+    if isinstance(rows, Tensor) and rows.ndim == 4:
+        y = torch.zeros(len(rows), dtype=torch.int64)
+        ImageSet(rows, y, "gallery", min_classes=1)
+    elif rows is not None and not isinstance(rows, LazyImages) and getattr(rows, "ndim", 0) != 2:
+        raise InvalidArgument("gallery", "images (m, c, h, w), embeddings (m, e) or an index", type(gallery))
+    return rows, None if labels is None else torch.as_tensor(labels).long()
+
+
+def _threat(norm: str, eps: float) -> Any:
+    if norm not in THREATS:
+        raise UnknownName("norm", norm, THREATS)
+    return THREATS[norm](eps=eps)
+
+
+def _check(task: RetrievalTask, suite: Suite, labelled: bool) -> None:
+    """Refuse what would make figures without meaning."""
+    others = len(task.gallery.z) - int(bool((task.self_index >= 0).any()))
+    needed = max((getattr(entry.attack, "within", 1) for entry in suite.entries), default=1)
+    if others <= needed:
+        raise DataError(
+            f"gallery: need more than {needed} rows besides the query for suite {suite.name}, got {others}"
+        )
+    if labelled and len(torch.unique(task.gallery.y)) < 2:
+        raise DataError("gallery labels: need at least two classes, got one")
+    if suite.items:
+        norms = torch.cat([task.z, task.gallery.z]).norm(dim=1)
+        low, high = float(norms.min()), float(norms.max())
+        if not 0.99 < low <= high < 1.01:
+            raise InvalidArgument(
+                "encoder",
+                f"embeddings of length 1, which the score of suite {suite.name} presupposes (normalize=True "
+                "divides by the length)",
+                f"lengths from {low:.3g} to {high:.3g}",
+            )
+
+
+def _differentiable(task: RetrievalTask) -> bool:
+    """Return whether autograd can follow the encoder from embedding to pixels."""
+    part = task.rows(slice(0, 1))
+    try:
+        Autograd()(task.encoder, part.x, lambda z: z.sum(1))
+    except (InvalidArgument, RuntimeError):
+        return False
+    return True
+
+
+def _digest(*tensors: Tensor) -> str:
+    digest = hashlib.sha256()
+    for values in tensors:
+        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
