@@ -96,7 +96,7 @@ def test_the_first_step_is_twice_the_radius_and_is_halved_at_checkpoints(threat:
     for step, value in enumerate(values):
         rule.see(x + step, torch.tensor(value, dtype=torch.float64), grad, step)
         if step == 0:
-            assert (rule.move(x, far, 0) - x).tolist() == [[2 * threat.eps]] * 2
+            assert (rule.move(x, far, 0) - x)[:, 0].tolist() == pytest.approx([2 * threat.eps] * 2)
     assert rule.share.tolist() == [1.0, 0.5]
     assert rule.x[:, 0].tolist() == [3.5, 1.5]  # the second goes back to its best point ...
     moved = rule.move(x, far, 3)[:, 0]
@@ -203,21 +203,21 @@ def test_the_rows_of_a_group_go_back_together() -> None:
         assert any(torch.equal(x[group], moment[group]) for moment in seen if len(moment) == 4)
 
 
-def two_peaks(z: Tensor) -> Tensor:
-    v = z[:, 0]
-    return torch.where(v < 0.1, 0.3 - (v + 0.2).abs(), 0.6 - (v - 0.7).abs()) - (v > 0.9).double()
+def waves(z: Tensor) -> Tensor:
+    """Many peaks of growing height."""
+    return torch.cos(40 * z[:, 0] + 1) + z[:, 0].abs()
 
 
 def test_restarts_find_what_one_run_misses() -> None:
-    x0, streams = torch.zeros(20, 1, dtype=torch.float64), lambda: RowStreams(0, index=range(20))
-    threat = LinfThreat(eps=1.0, bounds=None)
+    x0 = torch.zeros(20, 1, dtype=torch.float64)
     values = [
-        two_peaks(APGD(steps=10, restarts=restarts)(identity, x0, two_peaks, threat, streams()))
+        waves(APGD(steps=6, restarts=restarts)(identity, x0, waves, FREE, RowStreams(0, index=range(20))))
         for restarts in (1, 2, 6)
     ]
-    assert bool((values[1] >= values[0]).all() and (values[2] >= values[1]).all())
-    assert float(values[0].max()) < 0.4
-    assert float(values[2].mean()) > 0.5
+    assert bool((values[1] >= values[0]).all())
+    assert bool((values[2] >= values[1]).all())
+    assert float(values[2].mean()) > float(values[1].mean()) > float(values[0].mean())
+    assert len(values[2].unique()) > 1  # every row has a start of its own
 
 
 def test_a_gain_that_is_flat_at_the_clean_input_needs_a_random_start() -> None:
