@@ -40,7 +40,9 @@ def main() -> None:
             folder = args.out / f"{method}{args.tag}-{seed}"
             opened = train_run(run, folder, resume=(folder / "run.json").exists())
             search = PGD(steps=32, alpha=3 / 255)
-            records = evaluate_run(opened, suite=args.suite, search=search, precision=args.attack_precision)
+            records = evaluate_run(
+                opened, suite=args.suite, search=search, precision=args.attack_precision, verdict="off"
+            )
             clean = next(r for r in records if r["metric"] == "recall@1" and r["attack"] == "none")
             ers = next(r for r in records if r["metric"] == "ers")
             seconds = sum(config.number(str(r["seconds"])) for r in (clean, ers))

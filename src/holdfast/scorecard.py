@@ -18,6 +18,7 @@ from .encoders import adapt
 from .errors import DataError, InvalidArgument, UnknownName
 from .evaluation import SUITES, EntryResult, Share, Suite, retrieval_task
 from .evaluation.card import Level, Plan, measure, sample
+from .evaluation.verdict import Verdict
 from .results import Table
 from .results.record import Record
 from .runs import default_search
@@ -49,7 +50,7 @@ class ScoreCard:
     """
 
     records: Sequence[Record]
-    verdict: Any
+    verdict: Verdict | None
     results: Sequence[EntryResult]
     queries: int
     asked: int
@@ -77,8 +78,13 @@ class ScoreCard:
                 low, high = r["ci"] or (r["value"], r["value"])
                 name = r["metric"] if r["attack"] in ("none", "all") else f"{r['attack']} {r['metric']}"
                 lines.append(f"{name:22} {r['value']:8.3f}  [{low:.3f}, {high:.3f}]")
-        word = "not checked" if self.verdict is None else str(self.verdict)
-        return "\n".join([*lines, f"verdict: {word}"])
+        if self.verdict is None:
+            return "\n".join([*lines, "verdict: not checked"])
+        lines.append(f"verdict: {self.verdict.word}")
+        for f in self.verdict.findings:
+            if f.status in ("fail", "warn"):
+                lines.append(f"  {f.id} {f.name}, {f.status}: {f.detail} {f.remedy}".rstrip())
+        return "\n".join(lines)
 
     @property
     def table(self) -> Table:
@@ -213,7 +219,7 @@ def evaluate(
     _check(task, chosen, y is not None)
     limit = threat if threat is not None else _threat(norm, eps)
     if search is None:
-        search = default_search(limit.eps)
+        search = default_search(limit.eps, suite=chosen.name)
         if not _differentiable(task):
             search = BLACK_BOX
             notes.append(

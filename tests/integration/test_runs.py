@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,17 @@ from holdfast.data import DATASETS, Digits, MPerClass, Omniglot, PairSampler
 from holdfast.defenses import AdversarialTraining
 from holdfast.encoders import LinearEncoder, SmallCNN
 from holdfast.errors import CorruptFile, DataError, InvalidArgument, RunError, UnknownName
-from holdfast.evaluation import SUITES, embed, evaluate_retrieval, retrieval_task
+from holdfast.evaluation import SUITES, Share, embed, evaluate_retrieval, retrieval_task
 from holdfast.files import read_arrays, read_json, read_lines
 from holdfast.functional.distance import Cosine
 from holdfast.losses import ProxyAnchor, Triplet
 from holdfast.miners import Semihard, Softhard
 from holdfast.recipes import RECIPES, SETTINGS, recipe
+from holdfast.report import write_report
 from holdfast.results import record
 from holdfast.results.record import Record
-from holdfast.runs import allowed_types, default_search, evaluate_run, open_run, train_run
+from holdfast.runs import allowed_types, default_search, open_run, train_run
+from holdfast.runs import evaluate_run as evaluate_and_check
 from holdfast.schedules import HalfCosine
 from holdfast.search import NES, PGD
 from holdfast.threat import L2Threat, LinfThreat
@@ -37,6 +40,7 @@ from holdfast.training import Adam, Run, train
 
 pytestmark = pytest.mark.integration
 
+evaluate_run = partial(evaluate_and_check, verdict="off")
 N = 1797 - 1700  # test images
 SEARCH = PGD(steps=2, alpha=0.05)
 
@@ -327,9 +331,10 @@ def test_evaluation_leaves_the_encoder_file_alone(
 
 
 def test_default_search_reaches_every_point_of_the_ball() -> None:
-    assert default_search(0.2) == PGD(steps=32, alpha=2.5 * 0.2 / 32)
-    assert default_search(0.2, steps=8) == PGD(steps=8, alpha=2.5 * 0.2 / 8)
-    assert default_search(0.2, steps=8, alpha=0.01) == PGD(steps=8, alpha=0.01)
+    assert default_search(0.2) == PGD(steps=32, alpha=2.5 * 0.2 / 32, keep="best")
+    assert default_search(0.2, suite="ers-robrank").keep == "last"
+    assert default_search(0.2, steps=8) == PGD(steps=8, alpha=2.5 * 0.2 / 8, keep="best")
+    assert default_search(0.2, steps=8, alpha=0.01) == PGD(steps=8, alpha=0.01, keep="best")
     assert default_search(0.2, steps=0).steps == 0
 
 
@@ -480,3 +485,51 @@ def test_an_own_recipe_is_stored_and_opened_without_its_module(own: str, tmp_pat
     del sys.modules[own]
     assert open_run(folder).run == run
     assert own not in sys.modules
+
+
+def test_an_evaluation_is_checked_and_the_verdict_stands_in_every_record(
+    evaluated: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checked"
+    shutil.copytree(evaluated[0], folder)
+    best = replace(SEARCH, keep="best")
+    plain = evaluate_run(folder, search=best)
+    before = {p: p.stat().st_mtime_ns for p in (folder / "evaluations").rglob("*.npz")}
+    records = evaluate_and_check(folder, search=best)
+    (word,) = {r["verdict"] for r in records}
+    (fingerprint,) = {r["fingerprint"] for r in records}
+    verdict = read_json(folder / "evaluations" / fingerprint / "verdict.json")
+    assert word == verdict["verdict"] == "OVERESTIMATED"  # two steps are too few, and the checks say so
+    assert all(r["failed"] == verdict["failed"] != [] for r in records)
+    assert {p: p.stat().st_mtime_ns for p in (folder / "evaluations").rglob("*.npz")} == before
+    known = [{**r, "verdict": "", "failed": []} for r in plain]
+    assert [{**r, "verdict": "", "failed": [], "time": ""} for r in records] == [
+        {**r, "time": "", "seconds": now["seconds"]} for r, now in zip(known, records, strict=True)
+    ]
+    assert evaluate_and_check(folder, search=best) == records  # read back
+    assert evaluate_run(folder, search=best) == records  # more than was asked for
+    page = write_report([folder], folder / "report.html").read_text()
+    assert "Overestimated" in page
+    assert "R9" in page
+
+
+def test_a_twin_is_handed_to_the_checks(evaluated: tuple[Path, list[Record]], tmp_path: Path) -> None:
+    folder = tmp_path / "twin"
+    shutil.copytree(evaluated[0], folder)
+    records = evaluate_and_check(folder, twin=open_run(folder).encoder(), search=SEARCH)
+    fingerprint = records[0]["fingerprint"]
+    verdict = read_json(folder / "evaluations" / fingerprint / "verdict.json")
+    (found,) = [f for f in verdict["findings"] if f["id"] == "R21"]
+    assert found["status"] != "skipped"
+
+
+def test_samples_and_shares_of_a_run(evaluated: tuple[Path, list[Record]], tmp_path: Path) -> None:
+    folder = tmp_path / "shares"
+    shutil.copytree(evaluated[0], folder, ignore=shutil.ignore_patterns("evaluations", "records.jsonl"))
+    assert {r["n"] for r in evaluate_run(folder, search=SEARCH, queries=20)} == {20}
+    for index in range(2):
+        assert evaluate_run(folder, search=SEARCH, share=Share(index=index, count=2)) == []
+    records = evaluate_run(folder, search=SEARCH)
+    assert {(r["attack"], r["metric"], r["value"]) for r in records} == {
+        (r["attack"], r["metric"], r["value"]) for r in evaluated[1]
+    }

@@ -64,7 +64,7 @@ def test_every_item_by_hand(name: str) -> None:
 def test_an_attack_that_changes_nothing_leaves_everything() -> None:
     found = resistance(SUITES["ers"], results(SUITES["ers"]))
     assert found.total.value == pytest.approx(100)
-    assert score(SUITES["ers"], results(SUITES["ers"])).total.value == pytest.approx(82)  # not so the ERS
+    assert score(SUITES["ers"], results(SUITES["ers"])).total.value == pytest.approx(90)  # not so the ERS
 
 
 def test_more_than_all_is_clipped_and_a_change_for_the_better_counts_too() -> None:

@@ -29,7 +29,7 @@ def comparison_table(found: RunComparison) -> Table:
     """Return a table with a row for each attacked measure, after the clean recall."""
     threat = found.settings["threat"]
     radius = f", eps {threat['eps']:.4g}" if isinstance(threat, dict) and "eps" in threat else ""
-    notes = ["Intervals and p values are over queries, each row by itself, and not over training seeds."]
+    notes = ["Shares in percent. Intervals and p are over queries, row by row, not over training seeds."]
     if found.differing:
         notes.append(f"Not the same in A and B: {', '.join(found.differing)}.")
     table = Table(

@@ -70,7 +70,7 @@ def evaluate_command(
         common["on_chunk"] = lambda *at: progress.attacking(folder.name, *at)
         if own:
             radius = 8 / 255 if eps is None else number(eps)
-            chosen = None if alpha is None and steps == 32 else _search(radius, steps, alpha)
+            chosen = None if alpha is None and steps == 32 else _search(radius, steps, alpha, suite)
             records = _own(
                 what, images, share, suite=suite, eps=radius, norm=norm or "linf", size=size, search=chosen,
                 gallery=gallery, out=folder, **common,
@@ -78,7 +78,7 @@ def evaluate_command(
         else:
             opened = open_run(folder)
             threat = _threat(opened.run.threat, norm, eps)
-            search = _search(threat.eps, steps, alpha)
+            search = _search(threat.eps, steps, alpha, suite)
             records = evaluate_run(
                 opened, suite=suite or "core", threat=threat, search=search, share=share, **common
             )
@@ -119,8 +119,8 @@ def _strength(records: list[Record]) -> str:
     return f"{r['suite']}, {r['norm']} eps {r['eps']:.4g}, {r['steps']} steps, {r['n']} queries"
 
 
-def _search(eps: float, steps: int, alpha: str | None) -> Any:
-    return default_search(eps, steps, None if alpha is None else number(alpha))
+def _search(eps: float, steps: int, alpha: str | None, suite: str | None) -> Any:
+    return default_search(eps, steps, None if alpha is None else number(alpha), suite or "")
 
 
 def _share(shard: str | None, budget: str | None) -> Share:

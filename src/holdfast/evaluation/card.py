@@ -26,8 +26,7 @@ from .retrieval import CUTS, evaluate_retrieval
 from .score import score
 from .stats import Estimate, estimate
 from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite
-
-Verdict = Any  # TODO verdict
+from .verdict import Verdict, examine
 
 Level = Literal["off", "quick", "full"]
 LEVELS: tuple[Level, ...] = ("off", "quick", "full")
@@ -81,7 +80,7 @@ class Measured:
     results
         Per-query values of each attack; empty where the records were read back.
     verdict
-        On the evaluation itself; ``None`` where it was not checked.
+        On the evaluation itself; ``None`` where it was not checked: not asked for, no labels, no attack.
     """
 
     records: list[Record]
@@ -141,9 +140,7 @@ def measure(
     benign = evaluate_retrieval(part, cuts, seed=plan.seed) if plan.labelled else {}
     spent = time.perf_counter() - start
     verdict = None
-    if plan.level != "off":
-        from .verdict import examine  # TODO verdict
-
+    if plan.level != "off" and plan.labelled and plan.suite.entries and plan.threat.eps > 0:
         verdict = examine(
             part, results, search=plan.search, threat=plan.threat, seed=plan.seed, level=plan.level,
             **plan.evidence,
@@ -178,8 +175,6 @@ def _known(path: Path, store: Path, fingerprint: str, plan: Plan) -> Measured | 
         return None
     verdict = None
     if (store / VERDICT).exists():
-        from .verdict import Verdict  # TODO verdict
-
         verdict = Verdict.from_plain(read_json(store / VERDICT))
     return Measured(records=records, verdict=verdict)
 

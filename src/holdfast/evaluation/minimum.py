@@ -76,8 +76,8 @@ def minimum_norm(
 
     First every query's radius shrinks by ``1 - gamma`` after a step that broke it and grows by ``1 + gamma``
     after one that did not, while the point keeps climbing; gamma and the step length fall along half a
-    cosine. Then the radius is bisected between 0 and the best found, each time with a full search that
-    starts at the best point.
+    cosine. Then the radius is bisected between 0 and the best found, each time with a full search; by turns
+    it starts at the best point and at the clean input, from where it may find a border that is nearer.
 
     Parameters
     ----------
@@ -182,10 +182,10 @@ class _Hunt:
             grown = torch.minimum(tried * (1 + gamma), radius).clamp(max=eps)
             tried = torch.where(size.isinf(), grown, torch.minimum(tried, radius) * (1 - gamma))
         low = torch.zeros_like(radius)  # no promise, only where a search failed
-        for _ in range(self.bisections):  # what never broke tries its luck at the largest radius
+        for turn in range(self.bisections):  # what never broke tries its luck at the largest radius
             low = torch.where(low < radius, low, 0.0)
             tried = torch.where(radius.isinf(), eps, (low + radius) / 2)
-            x = self._climb(self.full, task, target, tried, best)
+            x = self._climb(self.full, task, target, tried, task.x if turn % 2 else best)
             size = self._size(x, task, target)
             best, radius = _smaller(best, radius, x, size)
             low = torch.where(size.isinf() & radius.isfinite(), tried, low)

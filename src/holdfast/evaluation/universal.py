@@ -74,7 +74,7 @@ def universal(
         Step length in input units, or a schedule over the share of all steps done.
     cap
         The gain of a query counts up to this value, so that broken queries ask for no more; ``None`` counts
-        all of it. 0 suits a gain whose sign says "broken".
+        all of it.
     seed, label
         Name the random streams: the order of the batches, and together with each query's own number its
         target.

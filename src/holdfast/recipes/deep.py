@@ -245,18 +245,22 @@ def _ramped(s: Setting) -> dict[str, Any]:
 
 
 def holdfast(data: str = "digits") -> Run:
-    """Our composition: HM, structure term, a radius that grows, averaged weights, a collapse guard."""
-    s = setting(data)
+    """HM[S, gLGA]&ICS in many small batches, guarded against collapse; ours, see ``docs/defenses.md``."""
+    return _small_batches(hm_ics(data), "holdfast", setting(data))
+
+
+def holdfast_robust(data: str = "digits") -> Run:
+    """As ``holdfast`` from random triplets, HM[R, gLGA]&ICS: more robust, less accurate; ours."""
     run = hm_ics(data)
     defense: Any = run.defense
-    grown = Ramp(part=LinfThreat(eps=s.eps), field="eps", schedule=Linear(start=0.5, stop=1.0), by="step")
-    return replace(
-        run,
-        name="holdfast",
-        defense=replace(defense, threat=grown),
-        guard=CollapseGuard(),
-        average=0.9,
-    )
+    changed = replace(run, defense=replace(defense, miner=Random()))
+    return _small_batches(changed, "holdfast-robust", setting(data))
+
+
+def _small_batches(run: Run, name: str, s: Setting) -> Run:
+    """Return a run with an eighth of the pairs in a batch: eight times the updates for the same passes."""
+    pairs = PairSampler(batch_pairs=max(8, s.batch_pairs // 8), self_pairs=s.published)
+    return replace(run, name=name, sampler=pairs, guard=CollapseGuard(every=64, grace=256))
 
 
 METHODS: Mapping[str, Callable[[str], Run]] = {
@@ -280,6 +284,7 @@ METHODS: Mapping[str, Callable[[str], Run]] = {
     "tride": tride,
     "ca-tride": ca_tride,
     "holdfast": holdfast,
+    "holdfast-robust": holdfast_robust,
     **{f"hm-{a}-{b}": partial(hm_pair, a, b) for a in "rmsdh" for b in "rmsdh"},
 }
 """Methods by name; ``hm-s-m`` is HM[S, M]."""

@@ -37,6 +37,47 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
         "greedy top-1 translocation",
         "changes the query so that the image that was first leaves the first four.",
     ),
+    "SPQA+": (
+        "query raises an image, quietly",
+        "changes the query so that a chosen, unrelated image comes up and the best results stay on top.",
+    ),
+    "SPQA-": (
+        "query sinks an image, quietly",
+        "changes the query so that one image that belongs on top goes down and other good results stay.",
+    ),
+    "FOA2": ("order of two", "changes the query so that two of its first results swap places."),
+    "FOA5": (
+        "order of five",
+        "changes the query so that five of its first results come back in a chosen order.",
+    ),
+    "SPFOA5": (
+        "order of five, quietly",
+        "changes the query so that five of its first results take a chosen order and stay on top.",
+    ),
+    "RANK": (
+        "rank margin",
+        "changes the query so that any image of another class comes before all those of its own.",
+    ),
+    "TARGET1": (
+        "targeted neighbour",
+        "changes the query so that the nearest image of another class comes before all those of its own.",
+    ),
+    "TRIPLET": (
+        "triplet of neighbours",
+        "changes the query so that it leaves its nearest image for the nearest one of another class.",
+    ),
+    "CENTROID": (
+        "class means",
+        "changes the query so that it leaves the middle of its class for that of another class.",
+    ),
+    "FIRST": (
+        "first place",
+        "changes the query so that another image takes the first place; needs no labels.",
+    ),
+    "LIST": (
+        "result list alone",
+        "changes the query, seeing only which images come back, so that those of its own class sink.",
+    ),
 }
 ITEMS: Mapping[str, str] = {
     "ES:D": "how far embedding shift moves the query",
@@ -44,6 +85,9 @@ ITEMS: Mapping[str, str] = {
 }
 METRICS: Mapping[str, str] = {
     "rank": "mean rank of the image in the gallery",
+    "kept_rank": "mean rank of the images kept on top",
+    "kendall": "agreement with the chosen order (Kendall's tau)",
+    "accuracy": "pairs that swapped places",
     "shift": "distance that the embedding moved",
     "map": "mean average precision",
     "map@r": "mean average precision at R",
@@ -52,7 +96,7 @@ METRICS: Mapping[str, str] = {
     "cosine": "cosine with the chosen image",
     "ers": "robustness score (0 to 100)",
 }
-_SHARES = ("recall@", "map", "nmi", "rank", "retain@", "precision@")
+_SHARES = ("recall@", "map", "nmi", "rank", "kept_rank", "accuracy", "retain@", "precision@")
 
 
 def plain(text: object) -> str:
@@ -174,6 +218,8 @@ def metric_title(metric: str) -> str:
     if metric.startswith("recall@"):
         return "right image first" if metric == "recall@1" else f"right image in the first {metric[7:]}"
     if metric.startswith("retain@"):
+        if metric == "retain@1":
+            return "former first image still first"
         return f"former first image still in the first {metric[7:]}"
     return METRICS.get(metric, metric)
 

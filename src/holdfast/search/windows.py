@@ -13,7 +13,7 @@ from ..types import Threat
 
 TILES = 5
 """The l2 start has this many tiles along each side of an image."""
-LEAST = 3
+LEAST = 2
 """Shortest side of an l2 window: smaller ones could only gather the change on single values."""
 
 

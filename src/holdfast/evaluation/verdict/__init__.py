@@ -9,9 +9,11 @@ from .controls import (
     InputQuantiser,
     RandomInput,
 )
-from .examination import Certificate, Claim, Examination, MeanEmbedding, Unavailable
+from .examination import Examination
 from .examine import conduct, examine
 from .finding import WORDS, Finding, Verdict, judge
+from .material import Certificate, Claim, MeanEmbedding, Unavailable
+from .repair import Repaired, repair
 from .table import CHECKS, Check
 
 __all__ = [
@@ -30,9 +32,11 @@ __all__ = [
     "InputQuantiser",
     "MeanEmbedding",
     "RandomInput",
+    "Repaired",
     "Unavailable",
     "Verdict",
     "conduct",
     "examine",
     "judge",
+    "repair",
 ]

@@ -14,8 +14,9 @@ from ...rng import Randomness, normal
 from ...search import Square
 from ...types import RetrievalTask, rows_of
 from .compare import LEVEL, beats, share
-from .examination import Attacked, Examination
+from .examination import Examination
 from .finding import Finding
+from .material import SQUARE, Attacked
 from .texts import at_most, found, percent, skipped
 
 QUICK_PASSES = 50
@@ -60,7 +61,7 @@ def random_noise(e: Examination) -> Finding:
 
 def black_box(e: Examination) -> Finding:
     """R17: Square on the primary gain, against the queries that the attack missed."""
-    return _adds(e, "R17", "square", e.attack)
+    return _adds(e, "R17", SQUARE, e.attack)
 
 
 @dataclass(frozen=True, kw_only=True)

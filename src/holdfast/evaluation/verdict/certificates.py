@@ -6,10 +6,13 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from ...functional.distance import norms
 from ...threat import L2Threat, RowBall
 from .compare import share
-from .examination import Certificate, Examination, stretched
+from .examination import Examination
 from .finding import Finding
+from .material import Certificate
+from .searches import stretched
 from .texts import found, percent, skipped
 
 NEEDED = "hand in certificate, the l2 radius of every query and whether its answer is right"
@@ -18,7 +21,7 @@ LEVEL = 0.05
 
 
 def _lengths(x: Tensor, x0: Tensor) -> Tensor:
-    return (x - x0).double().flatten(1).norm(dim=1)
+    return norms((x - x0).double().flatten(1))
 
 
 def _of_sample(e: Examination, certificate: Certificate) -> tuple[Tensor, Tensor]:
@@ -47,7 +50,7 @@ def against_attack(e: Examination) -> Finding:
     broken[rows] |= e.strike(part.rows(rows), "certified", search=search, threat=balls).success
     hits = int(broken.sum())
     allowed = int(binom.ppf(1 - LEVEL, count, e.certificate.alpha)) if e.certificate.alpha > 0 else 0
-    detail = f"attacks broke {hits} of {count} certified queries inside their radius; {allowed} may happen by chance"
+    detail = f"attacks broke {hits} of {count} certified queries inside their radius ({allowed} allowed)"
     return found("R26", "pass" if hits <= allowed else "fail", float(hits), detail)
 
 

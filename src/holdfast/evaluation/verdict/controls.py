@@ -82,13 +82,15 @@ class InputQuantiser(Control):
 class ExtremeTemperature(Control):
     """Embeddings pass a saturated tanh, whose gradient vanishes in floating point.
 
+    Entries of a unit embedding are small, so the factor is large.
+
     Parameters
     ----------
     scale
         Factor before the tanh, > 0.
     """
 
-    def __init__(self, encoder: Encoder, *, scale: float = 1e4) -> None:
+    def __init__(self, encoder: Encoder, *, scale: float = 1e6) -> None:
         super().__init__(encoder)
         if not scale > 0:
             raise InvalidArgument("scale", "a number > 0", scale)

@@ -61,7 +61,7 @@ def precision(e: Examination) -> Finding:
         status = "warn"
     detail = (
         f"crafted in float32: breaks {percent(share(on_full['fp32']))} in float32 and "
-        f"{percent(share(on_low['fp32']))} in bfloat16; crafted in bfloat16: {percent(share(on_full['bf16']))} "
-        f"and {percent(share(on_low['bf16']))}"
+        f"{percent(share(on_low['fp32']))} in bfloat16; crafted in bfloat16: "
+        f"{percent(share(on_full['bf16']))} and {percent(share(on_low['bf16']))}"
     )
     return found("R31", status, gap, detail)

@@ -2,140 +2,41 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...attacks import RankMargin, hits
-from ...errors import HoldfastError, InvalidArgument
+from ...errors import InvalidArgument
 from ...functional.ranking import chunks
 from ...rng import RowStreams, stream
-from ...search import Precision, frozen, in_precision
+from ...search import Precision, in_precision
 from ...types import Attack, Encoder, Gallery, Images, RetrievalTask, Search, Threat, rows_of
 from ..embed import embed
 from ..suite import EntryResult
 from .compare import share
+from .material import (
+    EFFORT,
+    Attacked,
+    Certificate,
+    Claim,
+    Effort,
+    Level,
+    MeanEmbedding,
+    Unavailable,
+    Watched,
+    join,
+)
+from .searches import takes_start
 
-Level = Literal["quick", "full"]
 BATCH = 128
-ENOUGH_PASSES = 20
-
-
-class Effort(NamedTuple):
-    """How much a level may spend.
-
-    Attributes
-    ----------
-    queries, few
-        Of the common sample, and of the checks that cost most for each query.
-    points
-        Random points around a query in the landscape check.
-    noises
-        Random noises for each query.
-    calls
-        Queries to the encoder of a black-box attack.
-    """
-
-    queries: int
-    few: int
-    points: int
-    noises: int
-    calls: int
-
-
-EFFORT: Mapping[Level, Effort] = {
-    "quick": Effort(queries=200, few=32, points=100, noises=1000, calls=1000),
-    "full": Effort(queries=1000, few=100, points=100, noises=10_000, calls=5000),
-}
-
-
-class Unavailable(HoldfastError):
-    """A check cannot run; the message says why, or what to hand in."""
-
-
-class Certificate(NamedTuple):
-    """Certified radii of all queries of a task.
-
-    Attributes
-    ----------
-    radius
-        (n,) l2 radii in input units, >= 0 or infinite.
-    correct
-        (n,) bool: the certified answer is of the query's class.
-    alpha
-        Probability that a radius is wrong; 0 for an exact certificate.
-    """
-
-    radius: Tensor
-    correct: Tensor
-    alpha: float = 0.0
-
-
-class Claim(NamedTuple):
-    """A claimed difference between two ways of training.
-
-    Attributes
-    ----------
-    ours, theirs
-        The score for every training seed.
-    p_value
-        Of the paired comparison; computed from the seeds where it is not given.
-    draws
-        Candidate draws behind each score.
-    """
-
-    ours: Sequence[float]
-    theirs: Sequence[float]
-    p_value: float | None = None
-    draws: int = 5
-
-
-class Attacked(NamedTuple):
-    """What an attack did to queries.
-
-    Attributes
-    ----------
-    x, z
-        (n, *s) and (n, e).
-    gain
-        (n,) what was climbed.
-    success
-        (n,) bool: the query is not right any more.
-    trace
-        (n, calls) the gain at every iterate, or ``None`` where it was not watched.
-    ever
-        (n,) bool: any iterate succeeded; ``None`` likewise.
-    """
-
-    x: Tensor
-    z: Tensor
-    gain: Tensor
-    success: Tensor
-    trace: Tensor | None = None
-    ever: Tensor | None = None
-
-
-class MeanEmbedding(nn.Module):
-    """Decide by the mean embedding of several passes of a random encoder."""
-
-    def __init__(self, encoder: Encoder, passes: int = ENOUGH_PASSES) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.passes = passes
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Embed (n, c, h, w) images."""
-        total = self.encoder(x)
-        for _ in range(self.passes - 1):
-            total = total + self.encoder(x)
-        return cast(Tensor, total / self.passes)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -283,8 +184,8 @@ class Examination:
     def chance(self) -> float:
         """Recall@1 of a random order of the gallery."""
         y, gallery = self.task.y, self.task.gallery
-        counts = dict(zip(*(part.tolist() for part in gallery.y.unique(return_counts=True)), strict=True))
-        own = torch.tensor([counts.get(label, 0) for label in y.tolist()], dtype=torch.float64)
+        counts = Counter(gallery.y.tolist())
+        own = torch.tensor([counts[label] for label in y.tolist()], dtype=torch.float64)
         inside = (self.task.self_index >= 0).double().cpu()
         return float(((own - inside) / (len(gallery.y) - inside).clamp_min(1)).mean())
 
@@ -348,7 +249,8 @@ class Examination:
         name
             Of the random streams.
         search, threat, attack, encoder
-            Those of the examination unless given; ``encoder`` is what the search sees, the task's own decides.
+            Those of the examination unless given; ``encoder`` is what the search sees, while the task's own
+            decides.
         start
             (n, *s) where a search that can do so begins.
         watch
@@ -367,7 +269,7 @@ class Examination:
         for rows in chunks(len(part), BATCH):
             some = part.rows(rows)
             target = attack.target(some, self.streams(f"{name} target", some))
-            objective = _Watched(attack, target, some, watch)
+            objective = Watched(attack, target, some, watch)
             more = {} if start is None or not takes_start(search) else {"start": start[rows]}
             near = rows_of(threat, torch.arange(rows.start, rows.stop))
             try:
@@ -378,7 +280,7 @@ class Examination:
             with torch.no_grad():
                 gain = attack.gain(z, target, some)
             parts.append(Attacked(x, z, gain, hits(z, some) == 0, objective.trace, objective.ever))
-        return _join(parts)
+        return join(parts)
 
     @cached_property
     def primary(self) -> Attacked:
@@ -405,8 +307,8 @@ class Examination:
     @property
     def everything(self) -> Tensor:
         """(n,) bool: some attack that was seen succeeded."""
-        self.stored  # fills what was found
-        return torch.stack([self.primary.success, *self.found.values()]).any(0)
+        seen = [self.primary.success, *self.stored.values(), *self.found.values()]
+        return torch.stack(seen).any(0)
 
     @property
     def scored(self) -> Tensor:
@@ -419,91 +321,3 @@ class Examination:
         new[missed] = success
         self.found[name] = new
         return share(new)
-
-
-class _Watched:
-    """An objective that remembers what every iterate did."""
-
-    def __init__(
-        self, attack: Attack[RetrievalTask, Any], target: Any, part: RetrievalTask, watch: bool
-    ) -> None:
-        self.attack, self.target, self.part, self.watch = attack, target, part, watch
-        self.values: list[Tensor] = []
-        self.ever: Tensor | None = None
-
-    def __call__(self, z: Tensor) -> Tensor:
-        value = self.attack.gain(z, self.target, self.part)
-        if self.watch and len(z) == len(self.part):
-            self.values.append(value.detach())
-            with torch.no_grad():
-                now = hits(z.detach(), self.part) == 0
-            self.ever = now if self.ever is None else self.ever | now
-        return value
-
-    @property
-    def trace(self) -> Tensor | None:
-        return torch.stack(self.values, 1) if self.values else None
-
-
-def _join(parts: list[Attacked]) -> Attacked:
-    """Put batches together; a batch that ended early stays at its last value."""
-    traces = [part.trace for part in parts]
-    trace = None
-    if all(t is not None for t in traces):
-        longest = max(t.shape[1] for t in traces if t is not None)
-        trace = torch.cat(
-            [torch.cat([t, t[:, -1:].expand(-1, longest - t.shape[1])], 1) for t in traces if t is not None]
-        )
-    evers = [part.ever for part in parts if part.ever is not None]
-    plain = (torch.cat(column) for column in zip(*(part[:4] for part in parts), strict=True))
-    return Attacked(*plain, trace, torch.cat(evers) if len(evers) == len(parts) else None)
-
-
-def takes_start(search: Search) -> bool:
-    """Return whether a search can begin at a given point."""
-    return "start" in inspect.signature(type(search).__call__).parameters
-
-
-def uses_gradients(search: Search) -> bool:
-    """Return whether a search back-propagates, once or on average."""
-    gradient = getattr(search, "gradient", None)
-    return bool(getattr(getattr(gradient, "gradient", gradient), "exact", False))
-
-
-def shows_iterates(search: Search) -> bool:
-    """Return whether each call of the objective is one iterate of the search."""
-    return bool(getattr(getattr(search, "gradient", None), "exact", False))
-
-
-def changed(search: Search, **fields: Any) -> Search:
-    """Return a search with other fields; those that it does not have are left out."""
-    known = {name: value for name, value in fields.items() if hasattr(search, name)}
-    return cast(Search, replace(cast(Any, search), **known))
-
-
-def stretched(search: Search, factor: float) -> Search:
-    """Return a search with another step length, where it has one."""
-    alpha = getattr(search, "alpha", None)
-    if alpha is None:
-        return search
-    if callable(alpha):
-        return changed(search, alpha=lambda fraction: factor * alpha(fraction))
-    return changed(search, alpha=factor * alpha)
-
-
-def in_double(part: RetrievalTask) -> RetrievalTask:
-    """Return queries and encoder in float64; an encoder that is no module stays as it is."""
-    encoder = part.encoder
-    if not isinstance(encoder, nn.Module):
-        return part
-    kept = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
-    state = {k: v.detach().double() if v.is_floating_point() else v for k, v in kept.items()}
-
-    def forward(x: Tensor) -> Tensor:
-        with frozen(encoder):
-            return cast(Tensor, torch.func.functional_call(encoder, state, (x,)))
-
-    g = part.gallery
-    return replace(
-        part, encoder=forward, x=part.x.double(), z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids)
-    )

@@ -10,8 +10,9 @@ from typing import Any
 from ...errors import InvalidArgument
 from ...types import RetrievalTask, Search, Threat
 from ..suite import EntryResult
-from .examination import Examination, Level, Unavailable
+from .examination import Examination
 from .finding import Finding, Verdict
+from .material import Level, Unavailable
 from .table import CHECKS, Check
 from .texts import skipped
 

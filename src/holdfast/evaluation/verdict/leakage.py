@@ -9,8 +9,9 @@ from torch import Tensor
 from ...functional.ranking import chunks
 from ...types import Images
 from .compare import share
-from .examination import Examination, Unavailable
+from .examination import Examination
 from .finding import Finding
+from .material import Unavailable
 from .texts import at_most, found, percent, skipped
 
 NEAR = 2 / 255

@@ -16,8 +16,10 @@ from ...search import Autograd
 from ...types import Encoder, Objective, RetrievalTask
 from .blackbox import transferred
 from .compare import LEVEL, beats, share, tolerance
-from .examination import BATCH, Examination, Unavailable, changed
+from .examination import BATCH, Examination
 from .finding import Finding
+from .material import Unavailable
+from .searches import changed
 from .texts import at_least, at_most, found, percent, skipped
 
 OBJECTIVES = ("ES", "TARGET1", "TRIPLET", "CENTROID")
@@ -57,7 +59,8 @@ def untargeted(e: Examination) -> Finding:
     else:
         return skipped("R35", "hand in a suite with GTM or TARGET1, or use level full")
     p = beats(aimed, e.scored)
-    detail = f"untargeted breaks {percent(share(e.scored))}, targeted ({name}) {percent(share(aimed))} (p = {p:.2g})"
+    free, bound = percent(share(e.scored)), percent(share(aimed))
+    detail = f"untargeted breaks {free}, targeted ({name}) {bound} (p = {p:.2g})"
     return found("R35", "fail" if p < LEVEL else "pass", share(aimed) - share(e.scored), detail)
 
 
@@ -121,7 +124,8 @@ def ensemble(e: Examination) -> Finding:
     best = max(rivals, key=lambda name: share(rivals[name]))
     gap, p = share(rivals[best]) - share(joint), beats(rivals[best], joint)
     worse = p < LEVEL and gap > tolerance(share(joint), len(joint))
-    detail = f"joint attack {percent(share(joint))}, best other ({best}) {percent(share(rivals[best]))} (p = {p:.2g})"
+    other = percent(share(rivals[best]))
+    detail = f"joint attack {percent(share(joint))}, best other ({best}) {other} (p = {p:.2g})"
     return found("R28", "fail" if worse else "pass", gap, detail)
 
 

@@ -16,8 +16,10 @@ from ...search import frozen
 from ...types import Gallery, RetrievalTask, Search
 from ..embed import embed
 from .compare import share, tolerance
-from .examination import BATCH, ENOUGH_PASSES, Examination, Unavailable, changed, shows_iterates
-from .finding import Finding
+from .examination import BATCH, Examination
+from .finding import Finding, Status
+from .material import ENOUGH_PASSES, Unavailable
+from .searches import changed, shows_iterates
 from .texts import at_most, found, percent, skipped
 
 SAME = 1e-6
@@ -71,7 +73,7 @@ def _stay(encoder: Any, x0: Tensor, objective: Any, threat: Any, generator: Any 
 def constraint_audit(e: Examination) -> Finding:
     """R3: every stored output and the primary one lie inside the threat; 8 bits hold the success."""
     worst, outside, images = 0.0, 0, 0
-    for entry, outcome, _, covered in e.results:
+    for _, outcome, _, covered in e.results:
         if outcome.x.ndim < 3 and outcome.x.numel() == 0:  # images were not kept
             continue
         rows = torch.arange(len(e.task), device=e.device) if covered is None else covered.to(e.device)
@@ -84,7 +86,7 @@ def constraint_audit(e: Examination) -> Finding:
     except Unavailable:
         if not images:
             raise
-        status = "fail" if outside else "pass"
+        status: Status = "fail" if outside else "pass"
         return found("R3", status, min(worst, 1e9), f"{outside} of {images} images outside")
     excess = violation(e, hit.x, e.part.x)
     worst, outside = max(worst, float(excess.max())), outside + int((excess > SAME).sum())

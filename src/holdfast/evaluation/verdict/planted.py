@@ -11,8 +11,9 @@ from ...rng import Randomness, normal
 from ...types import RetrievalTask, rows_of
 from ..embed import embed
 from .compare import share
-from .examination import BATCH, Examination, Unavailable
+from .examination import BATCH, Examination
 from .finding import Finding
+from .material import Unavailable
 from .texts import at_least, found, percent
 
 INNER = 48

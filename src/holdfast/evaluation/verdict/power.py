@@ -11,8 +11,9 @@ from ...attacks import hits
 from ...functional.ranking import chunks
 from ..stats import half_width
 from .compare import LEVEL, share
-from .examination import Claim, Examination
+from .examination import Examination
 from .finding import Finding
+from .material import Claim
 from .texts import at_most, found, percent, skipped
 
 SEEDS, DRAWS = 3, 5
@@ -20,7 +21,7 @@ SEEDS, DRAWS = 3, 5
 
 def power(e: Examination) -> Finding:
     """R32: the interval of recall@1 under the worst of the suite's attacks, or under the primary one."""
-    if e.results:
+    if e.results and e.passes == 1:
         first = e.results[0]
         rows = torch.arange(len(e.task), device=e.device) if first.rows is None else first.rows.to(e.device)
         right = e.right[rows].clone()
@@ -29,9 +30,9 @@ def power(e: Examination) -> Finding:
             for result in e.results:
                 right[some] &= hits(result.outcome.z[some], part) > 0
         p, n = share(right), len(right)
-    else:  # the primary attack saw only queries that are right when clean
+    else:  # the sample holds only queries that are right when clean
         n = len(e.part)
-        p = (1 - share(e.primary.success)) * share(e.right)
+        p = (1 - share(e.scored)) * share(e.right)
     value = half_width(p, n)
     detail = f"recall@1 under the worst attack {percent(p)} of {n} queries, give or take {percent(value)}"
     return found("R32", at_most(value, 0.02, 0.04), value, detail)

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
 
-from ...search import APGD, PGD
+from ...search import APGD, PGD, Square
 from ...types import Search, Threat
 from .compare import LEVEL, beats, share, tolerance
-from .examination import (
-    Examination,
-    changed,
-    shows_iterates,
-    stretched,
-    takes_start,
-    uses_gradients,
-)
+from .examination import Examination
 from .finding import Finding, Status
+from .material import SQUARE
+from .searches import changed, shows_iterates, stretched, takes_start, uses_gradients
 from .texts import at_least, at_most, found, percent, skipped
 
 LAST = 10
@@ -34,8 +30,8 @@ def single_step(e: Examination) -> Finding:
     step = PGD(steps=1, alpha=e.threat.eps, gradient=cast(Any, e.search).gradient)
     single = e.strike(e.part, "one step", search=step)
     e.found["one step"] = single.success
-    one, many = share(single.success), share(e.primary.success)
-    p = beats(single.success, e.primary.success)
+    one, many = share(single.success), share(e.scored)
+    p = beats(single.success, e.scored)
     worse = p < LEVEL and one > many + tolerance(many, len(e.part))
     detail = f"one step breaks {percent(one)}, the search {percent(many)} (p = {p:.2g})"
     return found("R8", "fail" if worse else "pass", one - many, detail)
@@ -46,7 +42,8 @@ def more_steps(e: Examination) -> Finding:
     steps = getattr(e.search, "steps", None)
     if not isinstance(steps, int) or steps < 1:
         return skipped("R9", "the search has no number of steps")
-    left = torch.nonzero(~e.primary.success).squeeze(1)
+    known = e.scored
+    left = torch.nonzero(~known).squeeze(1)
     if not len(left):
         return found("R9", "pass", 0.0, "the search broke every query")
     part = e.part.rows(left)
@@ -55,7 +52,7 @@ def more_steps(e: Examination) -> Finding:
     else:
         longer = e.strike(part, "primary", search=changed(e.search, steps=2 * steps))
     rise = e.added("more steps", left, longer.success)
-    p = beats(e.found["more steps"] | e.primary.success, e.primary.success)
+    p = beats(e.found["more steps"] | known, known)
     with torch.no_grad():
         clean = e.attack.gain(part.z, e.attack.target(part, e.streams("primary target", part)), part)
     climbed = float(
@@ -93,15 +90,16 @@ def restarts(e: Examination) -> Finding:
     if not hasattr(e.search, "restarts"):
         return skipped("R11", "the search has no restarts")
     single = changed(e.search, restarts=1, random_start=True)
-    hit = ~torch.ones_like(e.primary.success)
+    known = e.scored
+    hit = torch.zeros_like(known)
     for number in range(1, 11):
-        left = torch.nonzero(~(e.primary.success | hit)).squeeze(1)
+        left = torch.nonzero(~(known | hit)).squeeze(1)
         if len(left):
             hit[left] = e.strike(e.part.rows(left), f"restart {number}", search=single).success
         if number == 5:
             five = hit.clone()
     e.found["restarts"] = hit
-    value, early = share(hit & ~five), share(five & ~e.primary.success)
+    value, early = share(hit & ~five), share(five)
     detail = f"restarts 1 to 5 break {percent(early)} more, 6 to 10 another {percent(value)}"
     return found("R11", at_most(value, 0.01, 0.02), value, detail)
 
@@ -111,7 +109,7 @@ def step_size(e: Examination) -> Finding:
     steps = getattr(e.search, "steps", None)
     if not isinstance(steps, int) or not uses_gradients(e.search):
         return skipped("R12", "the search takes no gradient steps")
-    default = share(e.primary.success)
+    default = share(e.scored)
     others: dict[str, Search] = {"APGD": APGD(steps=max(steps, 1), gradient=cast(Any, e.search).gradient)}
     if hasattr(e.search, "alpha"):
         for fraction in FRACTIONS:
@@ -146,7 +144,7 @@ def monotone(e: Examination) -> Finding:
         x = hit.x
     shares = [share(s) for s in successes]
     drop, p = 0.0, 1.0
-    for before, after in zip(successes, successes[1:], strict=False):
+    for before, after in pairwise(successes):
         if share(before) - share(after) > drop:
             drop, p = share(before) - share(after), beats(before, after)
     e.found["radii"] = successes[-1]
@@ -173,10 +171,12 @@ def large_budget(e: Examination) -> Finding:
         left = torch.nonzero(~hit).squeeze(1)
         if not len(left) or eps < e.threat.eps:
             continue
+        wide, some = _with_radius(e.threat, eps), part.rows(left)
         search = stretched(e.search, eps / e.threat.eps)
-        hit[left] = e.strike(
-            part.rows(left), f"radius {eps}", search=search, threat=_with_radius(e.threat, eps)
-        ).success
+        hit[left] = e.strike(some, f"radius {eps}", search=search, threat=wide).success
+        if SQUARE in e.found and e.union:  # it is part of the score
+            search = Square(queries=e.effort.calls, stop_at=0.0)
+            hit[left] |= e.strike(some, f"square {eps}", search=search, threat=wide).success
     value = share(hit)
     detail = f"{percent(value)} of {len(part)} queries break when every pixel may take any value"
     status = at_least(value, 0.99, 0.95)

@@ -19,8 +19,9 @@ from . import (
     selftest,
     strength,
 )
-from .examination import Examination, Level
+from .examination import Examination
 from .finding import Finding, Word
+from .material import Level
 from .texts import TEXTS
 
 

@@ -58,7 +58,7 @@ TEXTS: Mapping[str, Text] = {
         "landscape",
         "mean relative change of the gain at random points of the ball at most 0.1 (warn 0.5)",
         "use averaged gradients (search.Averaged)",
-        _HIGH,
+        _THIN,
     ),
     "R7": Text(
         "inner loop",
@@ -82,7 +82,7 @@ TEXTS: Mapping[str, Text] = {
         "last steps",
         "the last 10 steps add at most 5 % of the gain for 90 % (warn 80 %) of the queries that held",
         "use more steps, or a shrinking step (search.APGD)",
-        _HIGH,
+        _THIN,
     ),
     "R11": Text(
         "restarts",
@@ -245,8 +245,9 @@ TEXTS: Mapping[str, Text] = {
         _BAD,
     ),
 }
-"""The page names groups for 28 of the checks. The others stand where their own consequence puts them: R1 (no
-score), R25 and R36 make a number INVALID; R6, R7, R10 and R29 leave it an upper bound."""
+"""The page gives a verdict to 29 of the checks. The others stand where their consequence puts them: R1 (no
+score), R25 and R36 make a number INVALID; R7 and R29 leave it an upper bound; R6 and R10 are signs of a
+search in trouble and not yet a proof that it missed anything, so that the number is UNDERPOWERED."""
 
 
 def found(name: str, status: Status, value: float | None, detail: str) -> Finding:

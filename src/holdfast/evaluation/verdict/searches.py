@@ -1,0 +1,63 @@
+"""What the checks ask of a search, and how they change it."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...search import frozen
+from ...types import Gallery, RetrievalTask, Search
+
+
+def takes_start(search: Search) -> bool:
+    """Return whether a search can begin at a given point."""
+    return "start" in inspect.signature(type(search).__call__).parameters
+
+
+def uses_gradients(search: Search) -> bool:
+    """Return whether a search back-propagates, once or on average."""
+    gradient = getattr(search, "gradient", None)
+    return bool(getattr(getattr(gradient, "gradient", gradient), "exact", False))
+
+
+def shows_iterates(search: Search) -> bool:
+    """Return whether each call of the objective is one iterate of the search."""
+    return bool(getattr(getattr(search, "gradient", None), "exact", False))
+
+
+def changed(search: Search, **fields: Any) -> Search:
+    """Return a search with other fields; those that it does not have are left out."""
+    known = {name: value for name, value in fields.items() if hasattr(search, name)}
+    return cast(Search, replace(cast(Any, search), **known))
+
+
+def stretched(search: Search, factor: float) -> Search:
+    """Return a search with another step length, where it has one."""
+    alpha = getattr(search, "alpha", None)
+    if alpha is None:
+        return search
+    if callable(alpha):
+        return changed(search, alpha=lambda fraction: factor * alpha(fraction))
+    return changed(search, alpha=factor * alpha)
+
+
+def in_double(part: RetrievalTask) -> RetrievalTask:
+    """Return queries and encoder in float64; an encoder that is no module stays as it is."""
+    encoder = part.encoder
+    if not isinstance(encoder, nn.Module):
+        return part
+    kept = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
+    state = {k: v.detach().double() if v.is_floating_point() else v for k, v in kept.items()}
+
+    def forward(x: Tensor) -> Tensor:
+        with frozen(encoder):
+            return cast(Tensor, torch.func.functional_call(encoder, state, (x,)))
+
+    g = part.gallery
+    return replace(
+        part, encoder=forward, x=part.x.double(), z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids)
+    )
