@@ -14,7 +14,7 @@ from .evaluation.stored import Chunk, State, StoredValues, stored_chunks, stored
 from .files import read_json
 from .results import record
 from .results.record import Record
-from .runs import RunFolder, open_run
+from .runs import RunFolder
 
 SAME = {
     "data": "data fingerprint",
@@ -127,7 +127,7 @@ def compare_runs(
     Parameters
     ----------
     a, b
-        Run folders.
+        Run folders, or folders of :func:`holdfast.evaluate`.
     suite, eps
         Which evaluations; by default any. Of several that both runs have, the one that B recorded last.
     seed
@@ -146,11 +146,11 @@ def compare_runs(
         If a run has no such evaluation, or none of the same data, suite, threat, search and seed as one of
         the other run: it says which of these differ.
     """
-    opened = [run if isinstance(run, RunFolder) else open_run(run) for run in (a, b)]
-    first, second = _pair(*(_evaluations(run, suite, eps) for run in opened))
-    names = [run.path.name for run in opened]
+    folders = [run.path if isinstance(run, RunFolder) else Path(run) for run in (a, b)]
+    first, second = _pair(*(_evaluations(folder, suite, eps) for folder in folders))
+    names = [folder.name for folder in folders]
     if names[0] == names[1]:
-        names = [str(run.path) for run in opened]
+        names = [str(folder) for folder in folders]
     return RunComparison(
         a=names[0],
         b=names[1],
@@ -161,12 +161,14 @@ def compare_runs(
     )
 
 
-def _evaluations(run: RunFolder, suite: str | None, eps: float | None) -> list[_Evaluation]:
+def _evaluations(path: Path, suite: str | None, eps: float | None) -> list[_Evaluation]:
     """Return the finished evaluations of a run whose per-query values are there, the latest first."""
-    records = record.read(run.path / "records.jsonl")
+    if not path.is_dir():
+        raise RunError(f"{path}: no such run folder")
+    records = record.read(path / "records.jsonl")
     found = []
     for fingerprint in dict.fromkeys(r["fingerprint"] for r in reversed(records)):
-        folder = run.path / "evaluations" / fingerprint
+        folder = path / "evaluations" / fingerprint
         if not fingerprint or not (folder / "settings.json").is_file():
             continue
         settings = _settings(folder / "settings.json")
@@ -181,7 +183,7 @@ def _evaluations(run: RunFolder, suite: str | None, eps: float | None) -> list[_
     if not found:
         asked = [f"suite {suite}"] * (suite is not None) + [f"eps {eps}"] * (eps is not None)
         kind = f" of {', '.join(asked)}" if asked else ""
-        raise RunError(f"{run.path}: no finished evaluation{kind} with per-query values of attacks")
+        raise RunError(f"{path}: no finished evaluation{kind} with per-query values of attacks")
     return found
 
 

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -203,7 +203,7 @@ def evaluate(
     plain = isinstance(encoder, nn.Module) and not normalize
     model = encoder if plain else adapt(encoder, normalize=normalize)
     place = pick_device(device)
-    model, x = model.to(place), x.to(place)
+    model, x = cast(nn.Module, model).to(place), x.to(place)
     if isinstance(gallery, str | Path):
         if not class_names:
             raise InvalidArgument("gallery", "a folder only beside a folder of images with classes", gallery)
@@ -236,7 +236,8 @@ def evaluate(
     settings = {
         "suite": chosen.name, "threat": to_plain(limit), "search": to_plain(search),
         "distance": to_plain(task.distance), "seed": seed, "precision": precision, "queries": len(task),
-        "data": _digest(task.z, task.y, task.gallery.z, task.gallery.y),
+        "data": _digest(_pixels(x), task.y, _pixels(rows), task.gallery.y, task.self_index),
+        "encoder": _digest(task.z, task.gallery.z),
     }  # fmt: skip
     shared = {"run": name, "dataset": called, "protocol": "closed", "encoder": name, "defense": ""}
     found = measure(
@@ -353,8 +354,16 @@ def _differentiable(task: RetrievalTask) -> bool:
     return True
 
 
-def _digest(*tensors: Tensor) -> str:
+def _pixels(images: Any) -> Tensor | bytes:
+    """Return what tells image sets apart: the pixels, or the fingerprint of files; none for embeddings."""
+    if isinstance(images, LazyImages):
+        return images.listing()
+    return images if isinstance(images, Tensor) and images.ndim == 4 else b""
+
+
+def _digest(*parts: Tensor | bytes) -> str:
     digest = hashlib.sha256()
-    for values in tensors:
-        digest.update(values.detach().cpu().contiguous().numpy().tobytes())
+    for part in parts:
+        plain = part if isinstance(part, bytes) else part.detach().cpu().contiguous().numpy().tobytes()
+        digest.update(plain)
     return digest.hexdigest()

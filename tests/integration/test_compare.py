@@ -260,8 +260,8 @@ def test_runs_without_values_are_refused(runs: tuple[Path, Path], tmp_path: Path
     (a / "records.jsonl").unlink()
     with pytest.raises(RunError, match="has the run been evaluated"):
         compare_runs(a, b)
-    with pytest.raises(RunError, match="no run folder"):
-        compare_runs(tmp_path, b)
+    with pytest.raises(RunError, match="no such run folder"):
+        compare_runs(tmp_path / "nowhere", b)
 
 
 def test_lost_chunks_are_noticed(runs: tuple[Path, Path]) -> None:

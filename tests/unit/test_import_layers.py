@@ -18,13 +18,14 @@ LAYERS = (
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
     {"training", "linear", "report", "bench"},
-    {"runs", "comparison", "quickstart", "recipes", "estimator"},
+    {"runs", "comparison", "scorecard", "quickstart", "recipes", "estimator"},
     {"cli", "__main__", "__init__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
-    "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "cli": {"__init__"}, "__main__": {"cli"},
+    "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "scorecard": {"runs"},
+    "cli": {"__init__"}, "__main__": {"cli"},
     "guard": {"evaluation"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""

@@ -60,14 +60,14 @@ def test_linf_optimum_of_a_linear_gain(shape: tuple[int, ...], bounds: Any) -> N
     assert float((gain(few) - gain(x0)).sum()) < 0.98 * float((gain(x) - gain(x0)).sum())
 
 
-@pytest.mark.parametrize(("shape", "least"), [((12,), 0.65), ((1, 6, 6), 0.65)], ids=str)
+@pytest.mark.parametrize(("shape", "least"), [((12,), 0.65), ((1, 6, 6), 0.6)], ids=str)
 def test_l2_comes_near_the_optimum_of_a_linear_gain(shape: tuple[int, ...], least: float) -> None:
     x0, way = rand(5, *shape), rand(5, *shape, seed=1) - 0.5
 
     def gain(z: Tensor) -> Tensor:
         return (z * way).flatten(1).sum(1)
 
-    x = Square(queries=700)(identity, x0, gain, L2Threat(eps=0.1, bounds=None), rows(5))
+    x = Square(queries=300)(identity, x0, gain, L2Threat(eps=0.1, bounds=None), rows(5))
     share = (gain(x) - gain(x0)) / (0.1 * way.flatten(1).norm(dim=1))
     assert float(share.min()) > least
     assert float(share.max()) <= 1 + 1e-12
@@ -161,7 +161,7 @@ def test_a_plateau_is_no_wall(threat: Any) -> None:
         return torch.floor(5 * ((z - x0) * way).sum(1) / (threat.eps * best) + 1e-9)
 
     found = [
-        stairs(Square(queries=queries)(identity, x0, stairs, threat, rows(8))) for queries in (1, 2, 400)
+        stairs(Square(queries=queries)(identity, x0, stairs, threat, rows(8))) for queries in (1, 2, 300)
     ]
     assert bool((found[0] == 0).all())
     assert float(found[1].mean()) < 1.5

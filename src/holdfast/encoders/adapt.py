@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -131,4 +131,4 @@ def adapt(
     standardize = None
     if mean is not None and std is not None:
         standardize = Standardize(mean, std, channels=max(len(mean), len(std), channels or 1))
-    return Adapted(cast(Callable[..., Any], model), channels, size, standardize, normalize)
+    return Adapted(model, channels, size, standardize, normalize)

@@ -44,10 +44,8 @@ def no_op(e: Examination) -> Finding:
     """R2: an attack with eps 0 must give back the images and their clean measures."""
     part = e.part
     nothing = cast(Any, replace(cast(Any, e.threat), eps=0.0))
-    steps = getattr(e.search, "steps", None)
-    search = changed(e.search, steps=min(steps, 2)) if isinstance(steps, int) else e.search
     try:
-        hit = e.strike(part, "no-op", search=search, threat=nothing)
+        hit = e.strike(part, "no-op", search=shortened(e.search, 2), threat=nothing)
     except Unavailable:  # that is for R4 to say
         hit = e.strike(part, "no-op", search=_stay, threat=nothing)
     moved = float((hit.x - part.x).abs().max())
@@ -196,11 +194,8 @@ def mode(e: Examination) -> Finding:
     part = e.few
     modes = _Modes(e.task.encoder)
     modes.training = e.task.encoder.training
-    search: Search = e.search
-    if isinstance(getattr(search, "steps", None), int):
-        search = changed(search, steps=1, restarts=1)
     before = {module: module.training for module in e.task.encoder.modules()}
-    e.strike(part, "mode", search=search, encoder=modes)
+    e.strike(part, "mode", search=shortened(e.search, 1), encoder=modes)
     if any(module.training != was for module, was in before.items()):
         return found("R30", "fail", 1.0, "the search leaves the encoder in another mode than it found it")
     wanted = e.deployed_mode == "train"

@@ -35,6 +35,22 @@ def changed(search: Search, **fields: Any) -> Search:
     return cast(Search, replace(cast(Any, search), **known))
 
 
+def shortened(search: Search, most: int) -> Search:
+    """Return a search of one run with at most so many steps or queries."""
+    length = {
+        name: min(value, most)
+        for name in ("steps", "queries")
+        if isinstance(value := getattr(search, name, None), int)
+    }
+    return changed(search, restarts=1, **length)
+
+
+def length_of(search: Search) -> int | None:
+    """Return the number of steps or queries of a search, where it has one."""
+    value = getattr(search, "steps", getattr(search, "queries", None))
+    return value if isinstance(value, int) else None
+
+
 def stretched(search: Search, factor: float) -> Search:
     """Return a search with another step length, where it has one."""
     alpha = getattr(search, "alpha", None)

@@ -128,10 +128,8 @@ def monotone(e: Examination) -> Finding:
     """R13: a grid of radii, each warm-started by the point of the smaller one."""
     if not hasattr(e.threat, "eps") or not hasattr(e.threat, "bounds"):
         return skipped("R13", "the threat has no single radius")
-    steps = getattr(e.search, "steps", None)
-    search = changed(e.search, restarts=1)
-    if isinstance(steps, int) and e.level == "quick":
-        search = changed(search, steps=max(2, steps // 8))
+    length = length_of(e.search) or 1
+    search = shortened(e.search, length if e.level == "full" else max(2, length // 8))
     successes, x = [], e.part.x
     for fraction in GRID:
         if fraction == 0:
