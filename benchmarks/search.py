@@ -50,6 +50,8 @@ def measure(rounds: int) -> list[dict[str, object]]:
         x = torch.rand(512, *shape, generator=generator)
         task = retrieval_task(encoder, x, torch.arange(512) % 10).rows(slice(0, n))
         for label, attack in ATTACKS.items():
+            if not getattr(attack, "differentiable", True):
+                continue
             target = attack.target(task, RowStreams(0, label, index=task.index))
 
             def search(attack: object = attack, target: object = target, task: object = task) -> None:

@@ -80,7 +80,7 @@ def fitted(name: str, settings: dict[str, dict[str, Any]] = FITTED) -> Any:
 
 def search_for(name: str, search: PGD = SEARCH) -> Any:
     """The search itself, or one that needs no gradient where the gain has none."""
-    return Square(queries=40) if name in BY_VALUES else search
+    return Square(queries=16) if name in BY_VALUES else search
 
 
 def attacked(

@@ -183,6 +183,59 @@ def test_targets_follow_the_query(digits: RetrievalTask) -> None:
     assert not torch.equal(other.radius, whole.radius)
 
 
+def test_rounding_at_the_largest_radius_does_not_count() -> None:
+    """In float32 a step of 0.1 is often a little longer; the first step goes to the surface."""
+    case = linear()
+    x = case.task.x.float()
+    encoder = case.task.encoder
+    task = replace(case.task, x=x, encoder=lambda x: encoder(x.double()))
+    found = minimum_norm(task, None, LinfThreat(eps=0.1, bounds=None), steps=1, bisections=0)
+    assert float(LinfThreat(eps=0.1).size(found.x.double(), x.double()).max()) > 0.1
+    assert float(found.radius[found.radius.isfinite()].max()) == 0.1
+
+
+class Shaped(RankMargin):
+    """Given functions of the embedding say what is climbed and what is broken."""
+
+    def __init__(self, gain: Any, broken: Any) -> None:
+        object.__setattr__(self, "shape", (gain, broken))
+
+    def gain(self, z: Tensor, target: None, task: RetrievalTask) -> Tensor:
+        return self.shape[0](z)
+
+    def measure(self, z: Tensor, target: None, task: RetrievalTask) -> dict[str, Tensor]:
+        return {"recall@1": (~self.shape[1](z)).to(z.dtype)}
+
+
+def at_zero(width: int) -> RetrievalTask:
+    x = torch.zeros(1, width, dtype=torch.float64)
+    return replace(linear(1).task, encoder=lambda x: x, x=x, z=x)
+
+
+def test_a_query_that_never_broke_goes_on_from_its_newest_point() -> None:
+    """The second value counts only after the first has arrived: one step is too short, two are enough."""
+    attack = Shaped(lambda z: torch.where(z[:, 0] < 0.4, z[:, 0], 0.4 + z[:, 1]), lambda z: (z >= 0.4).all(1))
+    settings: dict[str, Any] = {"steps": 0, "search_steps": 1}
+    threat = LinfThreat(eps=0.5, bounds=None)
+    radii = [minimum_norm(at_zero(2), attack, threat, bisections=b, **settings).radius for b in (1, 2, 3)]
+    assert [float(radius) for radius in radii] == [math.inf, math.inf, 0.5]
+
+
+def test_a_point_below_a_radius_that_failed_opens_the_interval_again() -> None:
+    """At 0.5 the search fails from the best point, at 0.75 it finds a hill at 0.2 from the clean input."""
+    attack = Shaped(
+        lambda z: torch.where(z < 0.45, -(z - 0.2).square(), z - 10)[:, 0],
+        lambda z: (((z >= 0.1) & (z <= 0.3)) | (z >= 0.6))[:, 0],
+    )
+    threat = LinfThreat(eps=1.0, bounds=None)
+    first, second, last = (
+        float(minimum_norm(at_zero(1), attack, threat, steps=1, bisections=b).radius) for b in (1, 2, 12)
+    )
+    assert first == 1.0
+    assert 0.15 < second < 0.3
+    assert 0.1 <= last < 0.101
+
+
 def test_the_curve() -> None:
     radius = torch.tensor([0.0, 0.1, 0.3, math.inf], dtype=torch.float64)
     found = MinimumNorm(radius=radius, x=torch.zeros(4, 1), norm="l2", eps=0.5)

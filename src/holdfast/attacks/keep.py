@@ -37,8 +37,7 @@ def keeping_weight(loss: Tensor, stiffness: float) -> Tensor:
     that is lost already. Where losses get that large choose a smaller stiffness.
     """
     exponent = stiffness * loss.detach()
-    weight = exponent.clamp_max(math.log(CEILING) + 1).exp().clamp_max(CEILING)
-    return torch.where(exponent > _LARGEST_EXPONENT, OVERFLOW, weight)
+    return torch.where(exponent > _LARGEST_EXPONENT, OVERFLOW, exponent.exp().clamp_max(CEILING))
 
 
 def kept_on_top(d: Tensor, rows: Tensor, stiffness: float) -> Tensor:
@@ -116,8 +115,8 @@ class PreservingQueryAttack:
 
     References
     ----------
-    Zhou et al., *Adversarial Ranking Attack and Defense*, ECCV 2020, section 3.2, the semantics-preserving
-    term; the adaptive weight is that of Zhou et al., TPAMI 2024.
+    Zhou et al., *Adversarial Ranking Attack and Defense*, ECCV 2020, the semantics-preserving query attack;
+    the growing weight is that of the code published with Zhou et al., TPAMI 2024.
     """
 
     query: QueryAttack

@@ -39,7 +39,7 @@ class OrderAttack:
 
     References
     ----------
-    Zhou et al., *Practical Relative Order Attack in Deep Ranking*, ICCV 2021, equations 2 to 5.
+    Zhou et al., *Practical Relative Order Attack in Deep Ranking*, ICCV 2021.
     """
 
     m: int = 5

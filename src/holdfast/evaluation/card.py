@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from .exhibit import write_exhibits
 from .resistance import resistance
 from .retrieval import CUTS, evaluate_retrieval
 from .score import score
+from .smallest import robustness_curve
 from .stats import Estimate, estimate
 from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite
 from .verdict import Verdict, examine
@@ -199,6 +201,12 @@ def _attacked(plan: Plan, results: Sequence[EntryResult], about: Mapping[str, An
                 records.append(
                     _record(at, entry.label, state, metric, e, higher_is_robust=higher, seconds=seconds)
                 )
+        if "radius" in outcome.attacked:
+            points, median = robustness_curve(outcome, plan.threat.eps)
+            for radius, e in points[:-1]:  # the last stands there already
+                records.append(_record({**at, "eps": radius}, entry.label, "attacked", "recall@1", e))
+            if math.isfinite(median.value) and math.isfinite(median.high):
+                records.append(_record(at, entry.label, "attacked", "median radius", median))
     if not plan.suite.items:
         return records
     overall = {**at, "seconds": sum(result.seconds for result in results)}

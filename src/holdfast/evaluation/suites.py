@@ -7,6 +7,7 @@ from typing import Any
 
 from ..attacks import ATTACKS, EmbeddingShift, GreedyMismatch, LearningToMismatch
 from ..types import Attack, RetrievalTask
+from .smallest import SmallestChange
 from .suite import Entry, Item, Suite
 from .worst_case import worst_case
 
@@ -88,6 +89,10 @@ SUITES: Mapping[str, Suite] = {
     ),
     "worst-case": _worst("worst-case", 1),
     "worst-case@4": _worst("worst-case@4", 4),
+    "minimum-norm": Suite(
+        name="minimum-norm",
+        entries=(Entry(label="MIN", attack=SmallestChange(), higher_is_robust=RECALL),),
+    ),
     "unlabelled": Suite(name="unlabelled", entries=_unlabelled()),
 }
 """Suites by name.
@@ -98,5 +103,6 @@ sphere, with the faults of the published code mended: a tenth of ``2 CA+ + (100 
 repeats the published faults (own image kept in LTM, index of GTM, shift one step early, mean of batch means);
 the two never stand in one table. ``worst-case`` gives the share of queries that no attack of a
 diverse set breaks (:func:`~holdfast.evaluation.worst_case.worst_case`), for Recall@1 and ``@4``.
+``minimum-norm`` searches the smallest change for each query and gives the whole curve over the radius.
 ``unlabelled`` holds what can be measured without labels; ``FIRST retain@1`` is one minus the flip rate.
 """

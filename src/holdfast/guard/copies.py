@@ -30,7 +30,8 @@ class Copies:
     noise
         Largest change of a pixel by noise, in input units, in [0, 1].
     shift
-        Largest shift in pixels, in each direction, >= 0.
+        Largest shift in pixels, in each direction, >= 0. On tiny images a pixel is no small change: on the
+        8-pixel digits it hides what the guard looks for, and 0 is better.
     seed
         Names the draws. Whoever knows it can compute the copies.
 

@@ -21,9 +21,7 @@ from .query import CalibratedGuard
 
 Broken = Callable[[Tensor, RetrievalTask], Tensor]
 """From embeddings (n, e) and the task of the same rows to (n,) bool: is retrieval wrong for this query?"""
-LAMS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
-SLACK = 0.25
-"""How far below the threshold the adaptive attack aims, in clean standard deviations."""
+LAMS = (0.01, 0.03, 0.1, 0.3, 1.0)
 
 
 def first_is_wrong(z: Tensor, task: RetrievalTask) -> Tensor:
@@ -116,6 +114,7 @@ def evaluate_guard(
     threat: Threat,
     *,
     lams: Sequence[float] = LAMS,
+    slack: float = 0.25,
     attacker_seed: int | None = None,
     broken: Broken = first_is_wrong,
     seed: int = 0,
@@ -140,6 +139,8 @@ def evaluate_guard(
     lams
         Weights of the guard, > 0, in units of the gain for each clean standard deviation. They are tried one
         after the other; the cost of each is ``1 + count`` times that of the naive attack.
+    slack
+        How far below the threshold the adaptive attack aims, in clean standard deviations, >= 0.
     attacker_seed
         Seed of the copies that the attack computes. ``None``: the guard's own, so it knows everything.
         Another number: it knows the method, its threshold and scales, but not the draws.
@@ -172,6 +173,8 @@ def evaluate_guard(
         raise InvalidArgument("task", f"the guard's gallery {tuple(guard.gallery.shape)}", got)
     if not lams or not all(math.isfinite(lam) and lam > 0 for lam in lams):
         raise InvalidArgument("lams", "at least one finite number > 0", tuple(lams))
+    if not (math.isfinite(slack) and slack >= 0):
+        raise InvalidArgument("slack", "a finite number >= 0", slack)
     alarms = guard.flags(task.x, task.self_index, batch_size)
     rows = torch.nonzero(~_chunked(broken, task.z, task, batch_size)).squeeze(1)
     if len(rows) == 0:
@@ -183,7 +186,7 @@ def evaluate_guard(
         if lam:
             known = guard if attacker_seed is None else _with_seed(guard, attacker_seed)
             encoder = known.wide
-            ceiling = guard.threshold - SLACK
+            ceiling = guard.threshold - slack
             tried = _Evading(attack=attack, guard=known, lam=lam, ceiling=ceiling)
         there = replace(part, encoder=encoder)
         outcome = run(there, tried, search, threat, seed=seed, label=label, batch_size=batch_size)

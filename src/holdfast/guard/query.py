@@ -19,7 +19,9 @@ from ..types import Encoder, PairwiseDistance
 from .conformal import SCALE_EVERY, conformal_place, queries_needed
 from .copies import Copies, WithCopies
 
-SMALLEST_SCALE = 1e-6
+TINY = 1e-6
+LEAST_SCALE = 1e-3
+"""A scale is at least this share of its mean: a part that does not vary on clean data is not blown up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,8 @@ class QueryGuard:
     Notes
     -----
     The largest part, not the sum: a targeted attack puts the query *onto* a gallery image, which makes the
-    second part unusually small, and in a sum this would pay for an unusually large first part.
+    second part unusually small, and in a sum this would pay for an unusually large first part. On digits the
+    sum notices more of the untargeted attacks and fewer of the targeted ones, which are the harder to notice.
 
     A guard is no defense by itself: :func:`~holdfast.guard.evaluate_guard` measures how far an attack that
     knows it gets.
@@ -112,7 +115,7 @@ class QueryGuard:
         best = d.topk(rows.shape[1], dim=1, largest=False).values
         last = best[:, -1:]
         hard = (own > last).to(d.dtype).mean(1)
-        width = (last - best[:, :1]).detach().clamp_min(SMALLEST_SCALE)
+        width = (last - best[:, :1]).detach().clamp_min(TINY)
         soft = torch.sigmoid((own - last) / width).mean(1)
         return hard + soft - soft.detach()
 
@@ -176,7 +179,7 @@ class QueryGuard:
             raise InvalidArgument("encoder", "finite distances on clean queries", "NaN or infinity")
         seen = torch.arange(n, device=parts.device) % SCALE_EVERY == 0
         means, scales = parts[seen].double().mean(0), parts[seen].double().std(0)
-        scales = scales.clamp_min(SMALLEST_SCALE)
+        scales = scales.maximum(LEAST_SCALE * means.abs() + TINY)
         scores = _largest(parts[~seen], tuple(means.tolist()), tuple(scales.tolist()))
         place = conformal_place(len(scores), false_alarm)
         calibration = Calibration(

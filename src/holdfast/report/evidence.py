@@ -12,6 +12,7 @@ from .facts import (
     Item,
     ScoreItem,
     Strength,
+    benign,
     bounds,
     items,
     method,
@@ -96,16 +97,49 @@ def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
             f"{low[1].run.label} {percent(low[0])}"
         )
     groups = [(line.run.label, bar(line.clean), bar(line.attacked)) for line in lines]
+    curved = _curves([line.run for line in lines])
+    told = f"{worst_of(lines)}{method([line.run for line in lines], at)}"
+    only = "" if curved else " Only this strength is shown."
     rows = [[line.run.label, *_cells(line.clean), *_cells(line.attacked)] for line in lines]
     return figure(
         title,
         plots.paired_bars(groups, title, "recall"),
         "Each bar is the share of queries whose first result is right; the thin line is the 95 % interval. "
-        f"The longer the lower bar, the safer. {worst_of(lines)}{method([line.run for line in lines], at)} "
-        "Only this strength is shown.",
+        f"The longer the lower bar, the safer. {told}{only}",
         data_table(
             ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
         ),
+    ) + curved
+
+
+def _curves(runs: Sequence[RunFolder]) -> str:
+    """Return the share of queries that hold over the radius, for the runs of which it was measured."""
+    found: dict[str, dict[float, Record]] = {}
+    norms = set()
+    for run in runs:
+        for r in run.records:
+            if (r["suite"], r["metric"], r["state"]) == ("minimum-norm", "recall@1", "attacked"):
+                found.setdefault(run.label, {})[r["eps"]] = r
+                norms.add(r["norm"])
+    if not found or len(norms) > 1:
+        return ""
+    lines, rows = [], []
+    for run in runs:
+        points = sorted(found.get(run.label, {}).items())
+        if not points:
+            continue
+        start = benign(run).get("recall@1")
+        everything = [(0.0, start)] * (start is not None) + points
+        lines.append((run.label, [(eps, plots.Bar(r["value"], *bounds(r))) for eps, r in everything if r]))
+        rows += [[run.label, number(eps), *_cells(r)] for eps, r in everything]
+    title = "How many queries hold as the allowed change grows"
+    unit = "largest change of a value" if norms == {"linf"} else "length of the change (l2)"
+    return figure(
+        title,
+        plots.robustness(lines, unit, title, "robustness"),
+        "From the smallest change that was found to make each query's first result wrong; the band is the "
+        "95 % interval at each radius. It is an upper bound: a better search may find smaller changes.",
+        data_table(["run", "radius", "right", "95 % interval", "queries"], rows),
     )
 
 

@@ -230,6 +230,32 @@ def curve(
         return _svg(figure, label, prefix)
 
 
+def robustness(
+    lines: Sequence[tuple[str, Sequence[tuple[float, Bar]]]], xlabel: str, label: str, prefix: str
+) -> str:
+    """Draw the share of queries that hold over the radius, a line with its band for each run."""
+    with _drawing():
+        figure, axes = _axes(6.2, 3.2)
+        styles = ("-", "--", "-.", ":")
+        colours = (ATTACKED, CLEAN, INK)
+        for i, (name, points) in enumerate(lines):
+            x = [eps for eps, _ in points]
+            y = [np.nan if bar.value is None else 100 * bar.value for _, bar in points]
+            low = [100 * bar.low for _, bar in points]
+            high = [100 * bar.high for _, bar in points]
+            colour, style = colours[i % len(colours)], styles[i % len(styles)]
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+            axes.plot(x, y, color=colour, ls=style, lw=1.8, marker="o", ms=3.5, label=name)
+        axes.set_ylim(0, 100)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel("right, %")
+        axes.grid(color=INK, alpha=0.15, lw=0.6)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+        return _svg(figure, label, prefix)
+
+
 class Panel(NamedTuple):
     """One quantity of :func:`stacked`: points, the range that the axis shall reach over, a limit to mark."""
 

@@ -13,13 +13,13 @@ from ...attacks import hits
 from ...functional.ranking import chunks
 from ...rng import choose
 from ...search import frozen
-from ...types import Gallery, RetrievalTask, Search
+from ...types import Gallery, RetrievalTask
 from ..embed import embed
 from .compare import share, tolerance
 from .examination import BATCH, Examination
 from .finding import Finding, Status
 from .material import ENOUGH_PASSES, Unavailable
-from .searches import changed, shows_iterates
+from .searches import shortened, shows_iterates
 from .texts import at_most, found, percent, skipped
 
 SAME = 1e-6

@@ -184,8 +184,7 @@ def _double_steps(work: _Work) -> str | None:
 def _restarts(work: _Work) -> str | None:
     if not hasattr(work.search, "restarts"):
         return None
-    best = {"keep": "best"} if getattr(work.search, "keep", "best") == "last" else {}
-    work.change(search=changed(work.search, restarts=RESTARTS, **best), union=True)
+    work.change(search=changed(work.search, restarts=RESTARTS, keep="best"), union=True)
     return f"{RESTARTS} restarts"
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -31,8 +32,11 @@ def shows_iterates(search: Search) -> bool:
 
 def changed(search: Search, **fields: Any) -> Search:
     """Return a search with other fields; those that it does not have are left out."""
-    known = {name: value for name, value in fields.items() if hasattr(search, name)}
-    return cast(Search, replace(cast(Any, search), **known))
+    plain: Any = search
+    if not is_dataclass(plain):
+        return search
+    known = {field.name for field in dataclasses.fields(plain)}
+    return cast(Search, replace(plain, **{k: v for k, v in fields.items() if k in known}))
 
 
 def shortened(search: Search, most: int) -> Search:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from ...rng import stream
+from ...search import PGD
 from ...types import Encoder
 from ..embed import retrieval_task
 from .collapse import collapse
@@ -31,8 +32,8 @@ CHEAP: tuple[Callable[[Examination], Finding], ...] = (
 def self_test(e: Examination) -> Finding:
     """R22: wrap the encoder in every control, and run the cheap checks until one fails.
 
-    On 96 of the task's own images as queries and gallery. An encoder that fails one of these checks by itself
-    shows nothing more under a control.
+    On 96 of the task's own images as queries and gallery, with a search of two steps. An encoder that fails
+    one of these checks by itself shows nothing more under a control.
     """
     order = torch.randperm(len(e.task), generator=stream(e.seed, "examination", "controls"))[:IMAGES]
     part = e.task.rows(order.sort().values.to(e.device))
@@ -41,6 +42,7 @@ def self_test(e: Examination) -> Finding:
         small = replace(
             e, task=retrieval_task(encoder, part.x, part.y, part.distance), results=(), level="quick",
             queries=32, passes=1, found={}, union=False, certificate=None, gallery_x=None,
+            search=PGD(steps=2, alpha=e.threat.eps / 2),
         )  # fmt: skip
         return next((name for check in CHEAP if (name := _failure(check, small))), None)
 

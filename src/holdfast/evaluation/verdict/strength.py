@@ -15,7 +15,7 @@ from .compare import LEVEL, beats, share, tolerance
 from .examination import Examination
 from .finding import Finding, Status
 from .material import SQUARE
-from .searches import changed, shows_iterates, stretched, takes_start, uses_gradients
+from .searches import changed, length_of, shortened, shows_iterates, stretched, takes_start, uses_gradients
 from .texts import at_least, at_most, found, percent, skipped
 
 LAST = 10
