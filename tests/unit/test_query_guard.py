@@ -26,7 +26,7 @@ from holdfast.guard import (
 )
 from holdfast.guard.conformal import conformal_place, queries_needed
 from holdfast.rng import Randomness, stream
-from holdfast.search import NES, PGD
+from holdfast.search import NES, PGD, Square
 from holdfast.threat import LinfThreat
 from holdfast.types import Encoder, Gallery, Objective, RetrievalTask, Threat
 
@@ -206,6 +206,8 @@ def test_calibration_refuses_what_is_not_finite_or_does_not_fit() -> None:
     broken[7] = float("nan")
     with pytest.raises(InvalidArgument, match="finite distances"):
         QueryGuard().calibrate(flat, broken, gallery)
+    with pytest.raises(InvalidArgument, match=r"images in \[0, 1\]"):
+        QueryGuard().calibrate(flat, 255 * x, gallery)
     with pytest.raises(InvalidArgument, match="gallery"):
         QueryGuard().calibrate(flat, x, gallery[:0])
     with pytest.raises(InvalidArgument, match="self_index"):
@@ -597,6 +599,15 @@ def test_nes_breaks_and_is_flagged_first() -> None:
         QueryLog(radius=0.01, limit=3), task.rows(torch.tensor([1])), Push(), search, FAR
     )
     assert again.flagged_at[0] == watched.flagged_at[1]  # its own streams, its own log
+
+
+def test_a_random_search_is_watched_too() -> None:
+    _, task = on_the_line(2)
+    log = QueryLog(radius=0.01, limit=1)
+    watched = queries_until_flagged(log, task, Push(), Square(queries=20), FAR)
+    assert watched.sent.tolist() == [21, 21]
+    assert watched.broken_share.value == 1
+    assert bool((watched.flagged_at <= 21).all())  # the result is sent once more
 
 
 @pytest.mark.parametrize("bad", [lambda t: replace(t, y=1 - t.y), lambda t: t.rows(torch.tensor([]).long())])

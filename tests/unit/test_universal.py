@@ -26,14 +26,14 @@ class Climb:
     """Climbs the sum of the embedding, times a weight of each query; remembers which queries it saw."""
 
     def __init__(self, weight: Tensor | None = None) -> None:
-        self.weight, self.climbed = weight, set[int]()
+        self.weight, self.batches = weight, list[list[int]]()
 
     def target(self, task: RetrievalTask, generator: Any = None) -> Tensor:
         assert len(generator) == len(task)
         return torch.stack([torch.rand((), generator=g) for g in generator.generators])
 
     def gain(self, z: Tensor, target: Tensor, task: RetrievalTask) -> Tensor:
-        self.climbed |= set(task.index.tolist())
+        self.batches.append(task.index.tolist())
         return z.sum(1) * (1 if self.weight is None else self.weight[task.index])
 
     def measure(self, z: Tensor, target: Tensor, task: RetrievalTask) -> dict[str, Tensor]:
@@ -100,7 +100,7 @@ def test_it_is_never_measured_where_it_was_made(train: Tensor) -> None:
     attack = Climb()
     found = universal(task, attack, LinfThreat(eps=0.1), train=train, batch_size=2)
     made_from = set(train.tolist()) if train.dtype == torch.int64 else {1, 7}
-    assert attack.climbed == made_from
+    assert {row for batch in attack.batches for row in batch} == made_from
     assert found.rows.tolist() == [row for row in range(12) if row not in made_from]
     for measures in (found.clean, found.attacked):
         assert measures["index"].tolist() == found.rows.tolist()
@@ -119,6 +119,25 @@ def test_targets_follow_the_query_and_the_seed_names_everything() -> None:
     assert not torch.equal(
         first.attacked["target"], universal(task, Climb(), seed=1, **settings).attacked["target"]
     )
+
+
+def test_every_epoch_takes_every_query_once_in_a_new_order_while_the_step_falls() -> None:
+    task, _ = linear_task()
+    attack, fractions = Climb(), list[float]()
+
+    def alpha(fraction: float) -> float:
+        fractions.append(fraction)
+        return 0.01
+
+    train = torch.arange(7)
+    universal(task, attack, LinfThreat(eps=0.1), train=train, epochs=2, batch_size=3, alpha=alpha)
+    assert [len(batch) for batch in attack.batches] == [3, 3, 1] * 2
+    first, second = (
+        [row for batch in attack.batches[part] for row in batch] for part in (slice(3), slice(3, 6))
+    )
+    assert sorted(first) == sorted(second) == list(range(7))
+    assert first != second
+    assert fractions == pytest.approx([i / 6 for i in range(6)])
 
 
 @BOTH

@@ -29,7 +29,7 @@ from holdfast.evaluation.verdict.leakage import near_duplicates
 from holdfast.functional.distance import Euclidean
 from holdfast.rng import stream, uniform
 from holdfast.search import APGD, PGD, Autograd, Square
-from holdfast.threat import L2Threat, LinfThreat
+from holdfast.threat import L2Threat, LinfThreat, RowBall
 from holdfast.types import Gallery, RetrievalTask
 
 BEST = PGD(steps=10, alpha=0.05, keep="best")
@@ -604,6 +604,22 @@ def test_near_duplicates_leave_the_query_itself_out() -> None:
 
 def test_a_quantised_input_has_no_gradient() -> None:
     assert status("R4", examination(InputQuantiser(Pixels(), levels=3))) == "fail"
+
+
+def test_threats_of_their_own_for_every_row() -> None:
+    """Rows 0 to 11 may move far enough and the others not, whatever part of the task is looked at."""
+    radii = torch.where(torch.arange(24) < 12, 0.25, 0.15)
+    ball = RowBall(threat=LinfThreat(eps=0.0), radii=radii)
+    e = examination(threat=ball, search=PGD(steps=10, alpha=0.2), queries=9)
+    assert torch.equal(e.primary.success, e.rows < 12)
+    for name in ("R3", "R4", "R8", "R9", "R16"):
+        assert status(name, e) == "pass"
+    masked = examination(GradientKiller(Pixels()), threat=ball)
+    assert check("R16", masked).value == 0.5
+    for name in ("R2", "R13"):
+        with pytest.raises(Unavailable, match="no single radius"):
+            check(name, e)
+    assert status("R14", e) == "skipped"
 
 
 def test_every_check_of_the_page_is_there() -> None:

@@ -79,7 +79,9 @@ def run(
             return attack.gain(z, target, seen)
 
         streams = RowStreams(seed, label, "search", index=part.index)
-        x = search(searched, part.x, objective, threat, streams)
+        placed = getattr(threat, "for_rows", None)  # a patch has a place for every query
+        limit = threat if placed is None else placed(part.index, seed, part.x.shape)
+        x = search(searched, part.x, objective, limit, streams)
         with frozen(task.encoder), torch.no_grad():
             z = task.encoder(x)
             parts.append(

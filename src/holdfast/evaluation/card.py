@@ -20,6 +20,7 @@ from ..results import record
 from ..results.record import UNCHECKED, Record
 from ..rng import stream
 from ..search import Precision
+from ..threat import L2Threat, LinfThreat
 from ..types import Images, RetrievalTask, Search
 from .exhibit import write_exhibits
 from .resistance import resistance
@@ -82,7 +83,8 @@ class Measured:
     results
         Per-query values of each attack; empty where the records were read back.
     verdict
-        On the evaluation itself; ``None`` where it was not checked: not asked for, no labels, no attack.
+        On the evaluation itself; ``None`` where it was not checked: not asked for, no labels, no attack, or a
+        threat that is no l-inf or l2 ball.
     """
 
     records: list[Record]
@@ -142,7 +144,8 @@ def measure(
     benign = evaluate_retrieval(part, cuts, seed=plan.seed) if plan.labelled else {}
     spent = time.perf_counter() - start
     verdict = None
-    if plan.level != "off" and plan.labelled and plan.suite.entries and plan.threat.eps > 0:
+    ball = isinstance(plan.threat, LinfThreat | L2Threat) and plan.threat.eps > 0
+    if plan.level != "off" and plan.labelled and plan.suite.entries and ball:
         verdict = examine(
             part, results, search=plan.search, threat=plan.threat, seed=plan.seed, level=plan.level,
             **plan.evidence,

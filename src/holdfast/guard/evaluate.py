@@ -176,7 +176,7 @@ def evaluate_guard(
     if not (math.isfinite(slack) and slack >= 0):
         raise InvalidArgument("slack", "a finite number >= 0", slack)
     alarms = guard.flags(task.x, task.self_index, batch_size)
-    rows = torch.nonzero(~_chunked(broken, task.z, task, batch_size)).squeeze(1)
+    rows = torch.nonzero(~_chunked(broken, task.z, task, batch_size)).squeeze(1).cpu()
     if len(rows) == 0:
         raise InvalidArgument("task", "at least one query that is not broken when clean", 0)
     part = task.rows(rows)

@@ -154,7 +154,8 @@ class QueryGuard:
         Raises
         ------
         InvalidArgument
-            If there are too few clean queries for this rate, or they give scores that are not finite.
+            If there are too few clean queries for this rate, they do not lie in [0, 1], or their distances
+            are not finite.
 
         Notes
         -----
@@ -174,6 +175,9 @@ class QueryGuard:
         if n < needed:
             need = f"at least {needed} clean queries for a false-alarm rate of {false_alarm:g}"
             raise InvalidArgument("x_clean", need, n)
+        if bool(((x_clean < 0) | (x_clean > 1)).any()):  # copies are clipped there
+            got = f"{float(x_clean.min()):.3g} to {float(x_clean.max()):.3g}"
+            raise InvalidArgument("x_clean", "images in [0, 1]", got)
         parts = _parts(self, encoder, x_clean, gallery, self_index, batch_size)
         if not bool(torch.isfinite(parts).all()):
             raise InvalidArgument("encoder", "finite distances on clean queries", "NaN or infinity")

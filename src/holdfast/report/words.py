@@ -25,6 +25,11 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
         "targeted mismatch",
         "changes the query so that it looks to the model like one chosen other image.",
     ),
+    "WORST": (
+        "worst of many attacks",
+        "is the worst case, query by query, over many strong attacks of different aims.",
+    ),
+    "MIN": ("smallest change", "is the smallest change found that makes the first result wrong."),
     "LTM": (
         "learning to misrank",
         "changes the query so that images of other classes come before those of its own.",

@@ -12,7 +12,8 @@ from ...attacks import hits
 from ...functional.ranking import without_self
 from ...rng import Randomness, normal
 from ...search import Square
-from ...types import RetrievalTask, rows_of
+from ...search.rules import unit_length
+from ...types import RetrievalTask
 from .compare import LEVEL, beats, share
 from .examination import Examination
 from .finding import Finding
@@ -48,9 +49,9 @@ def random_noise(e: Examination) -> Finding:
         able = torch.nonzero(~broken).squeeze(1)
         times = max(1, min(BLOCK // len(able), (draws - done + 1) // 2))
         block = part.rows(able.repeat(times))
-        near = rows_of(e.threat, left[able].repeat(times).cpu())
+        near = e.near(block)
         inside = near.noise(block.x, inner.rows(able.cpu()))
-        far = e.threat.direction(normal(block.x, outer.rows(able.cpu()))) * e.threat.eps
+        far = near.direction(normal(block.x, outer.rows(able.cpu()))) * unit_length(near)
         hit = e.broken(inside, block) | e.broken(near.project(block.x + far, block.x), block)
         broken[able] = hit.reshape(times, -1).any(0)
         done += 2 * times

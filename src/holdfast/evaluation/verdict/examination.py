@@ -209,6 +209,13 @@ class Examination:
         gallery = Gallery(z, self.task.gallery.y, self.task.gallery.ids)
         return replace(part, encoder=encoder, z=embed(encoder, part.x), gallery=gallery)
 
+    def near(self, part: RetrievalTask) -> Threat:
+        """Return the threat of some queries of the task."""
+        order = self.task.index.argsort()
+        places = order[torch.searchsorted(self.task.index[order], part.index)]
+        near: Threat = rows_of(self.threat, places)
+        return near
+
     def late(self) -> bool:
         """Whether the time is used up."""
         return time.perf_counter() > self.deadline
@@ -261,7 +268,7 @@ class Examination:
         Unavailable
             If the search refuses the encoder: no gradient, NaN.
         """
-        search, threat = search or self.search, threat or self.threat
+        search, threat = search or self.search, threat or self.near(part)
         attack = attack or self.attack
         seen = encoder or in_precision(part.encoder, self.precision)
         own = part.encoder is self.task.encoder

@@ -15,7 +15,7 @@ from ...errors import InvalidArgument
 from ...functional.ranking import chunks
 from ...rng import normal
 from ...search import Autograd, frozen
-from ...types import RetrievalTask, rows_of
+from ...types import RetrievalTask
 from .compare import share
 from .examination import BATCH, Examination
 from .finding import Finding
@@ -102,7 +102,7 @@ def _has_black_box(e: Examination) -> bool:
 def landscape(e: Examination) -> Finding:
     """R6: how much the gain changes at random points of the ball, against its own size."""
     part, streams = e.few, e.streams("landscape", e.few)
-    near = rows_of(e.threat, torch.arange(len(part)))
+    near = e.near(part)
     target = e.attack.target(part, e.streams("gradient", part))
     change = torch.zeros(len(part), dtype=torch.float64, device=e.device)
     with frozen(part.encoder), torch.no_grad():

@@ -19,7 +19,7 @@ from .compare import share, tolerance
 from .examination import BATCH, Examination
 from .finding import Finding, Status
 from .material import ENOUGH_PASSES, Unavailable
-from .searches import shortened, shows_iterates
+from .searches import shortened, shows_iterates, with_radius
 from .texts import at_most, found, percent, skipped
 
 SAME = 1e-6
@@ -43,7 +43,7 @@ def determinism(e: Examination) -> Finding:
 def no_op(e: Examination) -> Finding:
     """R2: an attack with eps 0 must give back the images and their clean measures."""
     part = e.part
-    nothing = cast(Any, replace(cast(Any, e.threat), eps=0.0))
+    nothing = with_radius(e.threat, 0.0)
     try:
         hit = e.strike(part, "no-op", search=shortened(e.search, 2), threat=nothing)
     except Unavailable:  # that is for R4 to say
@@ -76,7 +76,7 @@ def constraint_audit(e: Examination) -> Finding:
             continue
         rows = torch.arange(len(e.task), device=e.device) if covered is None else covered.to(e.device)
         for some in chunks(len(rows), 1024):
-            excess = violation(e, outcome.x[some], e.task.x[rows[some]])
+            excess = violation(e, outcome.x[some], e.task.rows(rows[some]))
             worst, outside = max(worst, float(excess.max())), outside + int((excess > SAME).sum())
             images += len(excess)
     try:
@@ -86,7 +86,7 @@ def constraint_audit(e: Examination) -> Finding:
             raise
         status: Status = "fail" if outside else "pass"
         return found("R3", status, min(worst, 1e9), f"{outside} of {images} images outside")
-    excess = violation(e, hit.x, e.part.x)
+    excess = violation(e, hit.x, e.part)
     worst, outside = max(worst, float(excess.max())), outside + int((excess > SAME).sum())
     images += len(excess)
     if outside:
@@ -103,12 +103,12 @@ def _is_image(e: Examination) -> bool:
     return getattr(e.threat, "bounds", None) == (0.0, 1.0)
 
 
-def violation(e: Examination, x: Tensor, x0: Tensor) -> Tensor:
-    """Return how far rows lie outside the threat, infinite for NaN: (n,)."""
-    x, x0 = x.double(), x0.to(x.device).double()
-    excess = (x - e.threat.project(x, x0)).abs().flatten(1).amax(1)
-    if (size := getattr(e.threat, "size", None)) is not None:
-        excess = torch.maximum(excess, size(x, x0) - e.threat.eps)
+def violation(e: Examination, x: Tensor, part: RetrievalTask) -> Tensor:
+    """Return how far images of some queries lie outside the threat, infinite for NaN: (n,)."""
+    near, x, x0 = e.near(part), x.double(), part.x.to(x.device).double()
+    excess = (x - near.project(x, x0)).abs().flatten(1).amax(1)
+    if (size := getattr(near, "size", None)) is not None:
+        excess = torch.maximum(excess, size(x, x0) - near.eps)
     if _is_image(e):
         excess = torch.maximum(excess, torch.maximum(-x, x - 1).flatten(1).amax(1))
     return excess.nan_to_num(nan=torch.inf)

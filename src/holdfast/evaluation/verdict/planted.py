@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...rng import Randomness, normal
-from ...types import RetrievalTask, rows_of
+from ...search.rules import unit_length
+from ...types import RetrievalTask
 from ..embed import embed
 from .compare import share
 from .examination import BATCH, Examination
@@ -64,8 +65,8 @@ def binarisation(e: Examination) -> Finding:
     """
     part, streams = e.few, e.streams("planted", e.few)
     n = len(part)
-    near = rows_of(e.threat, torch.arange(n))
-    edge = near.project(part.x + e.threat.eps * e.threat.direction(normal(part.x, streams)), part.x)
+    near = e.near(part)
+    edge = near.project(part.x + unit_length(near) * near.direction(normal(part.x, streams)), part.x)
     inner = [part.x]
     for _ in range(INNER - 1):
         inner.append(part.x + INNER_RADIUS * (near.noise(part.x, streams) - part.x))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...search import frozen
-from ...types import Gallery, RetrievalTask, Search
+from ...types import Gallery, RetrievalTask, Search, Threat
+from .material import Unavailable
 
 
 def takes_start(search: Search) -> bool:
@@ -32,11 +33,10 @@ def shows_iterates(search: Search) -> bool:
 
 def changed(search: Search, **fields: Any) -> Search:
     """Return a search with other fields; those that it does not have are left out."""
-    plain: Any = search
-    if not is_dataclass(plain):
-        return search
-    known = {field.name for field in dataclasses.fields(plain)}
-    return cast(Search, replace(plain, **{k: v for k, v in fields.items() if k in known}))
+    plain = cast(Any, search)
+    names = {f.name for f in dataclasses.fields(plain)} if is_dataclass(cast(object, search)) else set()
+    chosen = {name: value for name, value in fields.items() if name in names}
+    return cast(Search, replace(plain, **chosen)) if chosen else search
 
 
 def shortened(search: Search, most: int) -> Search:
@@ -81,3 +81,17 @@ def in_double(part: RetrievalTask) -> RetrievalTask:
     return replace(
         part, encoder=forward, x=part.x.double(), z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids)
     )
+
+
+def with_radius(threat: Threat, eps: float) -> Threat:
+    """Return the threat with another radius.
+
+    Raises
+    ------
+    Unavailable
+        If it has no single radius: a patch, a radius for every row.
+    """
+    plain = cast(Any, threat)
+    if not is_dataclass(cast(object, threat)) or "eps" not in {f.name for f in dataclasses.fields(plain)}:
+        raise Unavailable("the threat has no single radius")
+    return cast(Threat, replace(plain, eps=eps))

@@ -43,6 +43,7 @@ def self_test(e: Examination) -> Finding:
             e, task=retrieval_task(encoder, part.x, part.y, part.distance), results=(), level="quick",
             queries=32, passes=1, found={}, union=False, certificate=None, gallery_x=None,
             search=PGD(steps=2, alpha=e.threat.eps / 2),
+            threat=e.near(part),
         )  # fmt: skip
         return next((name for check in CHEAP if (name := _failure(check, small))), None)
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 
 import torch
 
 from ...search import APGD, PGD, Square
-from ...types import Search, Threat
+from ...search.rules import unit_length
+from ...types import Search
 from .compare import LEVEL, beats, share, tolerance
 from .examination import Examination
 from .finding import Finding, Status
 from .material import SQUARE
-from .searches import changed, length_of, shortened, shows_iterates, stretched, takes_start, uses_gradients
+from .searches import (
+    changed,
+    length_of,
+    shortened,
+    shows_iterates,
+    stretched,
+    takes_start,
+    uses_gradients,
+    with_radius,
+)
 from .texts import at_least, at_most, found, percent, skipped
 
 LAST = 10
@@ -27,7 +36,7 @@ def single_step(e: Examination) -> Finding:
     """R8: one step of length eps against the search."""
     if not uses_gradients(e.search):
         return skipped("R8", "the search uses no gradients")
-    step = PGD(steps=1, alpha=e.threat.eps, gradient=cast(Any, e.search).gradient)
+    step = PGD(steps=1, alpha=unit_length(e.threat), gradient=cast(Any, e.search).gradient)
     single = e.strike(e.part, "one step", search=step)
     e.found["one step"] = single.success
     one, many = share(single.success), share(e.scored)
@@ -113,7 +122,7 @@ def step_size(e: Examination) -> Finding:
     others: dict[str, Search] = {"APGD": APGD(steps=max(steps, 1), gradient=cast(Any, e.search).gradient)}
     if hasattr(e.search, "alpha"):
         for fraction in FRACTIONS:
-            others[f"eps/{round(1 / fraction)}"] = changed(e.search, alpha=fraction * e.threat.eps)
+            others[f"eps/{round(1 / fraction)}"] = changed(e.search, alpha=fraction * unit_length(e.threat))
     best, name = -math.inf, ""
     for label, search in others.items():
         hit = e.strike(e.part, f"step {label}", search=search)
@@ -126,8 +135,6 @@ def step_size(e: Examination) -> Finding:
 
 def monotone(e: Examination) -> Finding:
     """R13: a grid of radii, each warm-started by the point of the smaller one."""
-    if not hasattr(e.threat, "eps") or not hasattr(e.threat, "bounds"):
-        return skipped("R13", "the threat has no single radius")
     length = length_of(e.search) or 1
     search = shortened(e.search, length if e.level == "full" else max(2, length // 8))
     successes, x = [], e.part.x
@@ -135,7 +142,7 @@ def monotone(e: Examination) -> Finding:
         if fraction == 0:
             successes.append(e.broken(x, e.part))
             continue
-        near = _with_radius(e.threat, fraction * e.threat.eps)
+        near = with_radius(e.threat, fraction * e.threat.eps)
         scaled = stretched(search, fraction)
         hit = e.strike(e.part, f"radius {fraction}", search=scaled, threat=near, start=x)
         successes.append(hit.success)
@@ -151,15 +158,11 @@ def monotone(e: Examination) -> Finding:
     return found("R13", "fail" if broken else "warn" if drop > 0 else "pass", drop, detail)
 
 
-def _with_radius(threat: Threat, eps: float) -> Threat:
-    return cast(Threat, replace(cast(Any, threat), eps=eps))
-
-
 def large_budget(e: Examination) -> Finding:
     """R14: with the whole pixel range to move in, nothing may stay right."""
     bounds = getattr(e.threat, "bounds", None)
     if bounds is None or not hasattr(e.threat, "norm"):
-        return skipped("R14", "the threat has no box or no single radius")
+        return skipped("R14", "the threat has no box")
     part = e.few
     reach = bounds[1] - bounds[0]
     if cast(Any, e.threat).norm == "l2":
@@ -169,7 +172,7 @@ def large_budget(e: Examination) -> Finding:
         left = torch.nonzero(~hit).squeeze(1)
         if not len(left) or eps < e.threat.eps:
             continue
-        wide, some = _with_radius(e.threat, eps), part.rows(left)
+        wide, some = with_radius(e.threat, eps), part.rows(left)
         search = stretched(e.search, eps / e.threat.eps)
         hit[left] = e.strike(some, f"radius {eps}", search=search, threat=wide).success
         if SQUARE in e.found and e.union:  # it is part of the score

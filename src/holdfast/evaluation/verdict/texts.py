@@ -279,14 +279,17 @@ def skipped(name: str, why: str, *, owed: bool = False) -> Finding:
     )
 
 
+ROUNDING = 1e-12
+
+
 def at_most(value: float, limit: float, warn: float) -> Status:
-    """Grade a number that should be small."""
-    return "pass" if value <= limit else "warn" if value <= warn else "fail"
+    """Grade a number that should be small; 0.36 - 0.33 is not above 0.03."""
+    return "pass" if value <= limit + ROUNDING else "warn" if value <= warn + ROUNDING else "fail"
 
 
 def at_least(value: float, limit: float, warn: float) -> Status:
     """Grade a number that should be large."""
-    return "pass" if value >= limit else "warn" if value >= warn else "fail"
+    return "pass" if value >= limit - ROUNDING else "warn" if value >= warn - ROUNDING else "fail"
 
 
 def percent(share: float) -> str:
