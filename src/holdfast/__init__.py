@@ -9,6 +9,7 @@ LinfThreat(eps=0.2, bounds=(0.0, 1.0))
 """
 
 from ._version import __version__
+from .comparison import compare_runs
 from .defenses import AdversarialTraining
 from .errors import HoldfastError
 from .evaluation import embed, evaluate_retrieval, retrieval_task, run_suite
@@ -16,6 +17,7 @@ from .quickstart import quickstart
 from .recipes import RECIPES, recipe
 from .report import write_report
 from .runs import evaluate_run, open_run, train_run
+from .scorecard import ScoreCard, evaluate
 from .search import PGD
 from .threat import L2Threat, LinfThreat
 from .training import Run, train
@@ -28,8 +30,11 @@ __all__ = [
     "L2Threat",
     "LinfThreat",
     "Run",
+    "ScoreCard",
     "__version__",
+    "compare_runs",
     "embed",
+    "evaluate",
     "evaluate_retrieval",
     "evaluate_run",
     "open_run",

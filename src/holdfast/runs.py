@@ -34,8 +34,9 @@ from .threat import L2Threat, LinfThreat
 from .training import Adam, CollapseGuard, Run, pick_device, preflight, train
 
 SCHEMA = 1
-REACH = 2.5
-"""Default step length of evaluations is ``REACH * eps / steps``: any point of the ball can be reached."""
+REACH = 4.0
+STEPS = 40
+"""Steps of evaluations, and their length ``REACH * eps / steps``: enough to cross the ball and to settle."""
 
 
 def _exported(*modules: Any) -> list[type]:
@@ -199,8 +200,8 @@ def _same_settings(there: RunFolder, run: Run) -> None:
         raise RunError(f"{there.path}: holds a run of other settings ({'; '.join(changed[:5])})")
 
 
-def default_search(eps: float, steps: int = 32, alpha: float | None = None, suite: str = "") -> PGD:
-    """Return the search of evaluations: ``alpha`` is ``2.5 * eps / steps`` unless given.
+def default_search(eps: float, steps: int = STEPS, alpha: float | None = None, suite: str = "") -> PGD:
+    """Return the search of evaluations: ``alpha`` is ``4 * eps / steps`` unless given.
 
     The best point is kept, but for the suite that repeats the published faults: there the last one.
     """
@@ -222,6 +223,7 @@ def evaluate_run(
     queries: int | None = None,
     share: Share | None = None,
     twin: Encoder | None = None,
+    repair_seconds: float | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
 ) -> list[Record]:
     """Evaluate a finished run on its test split and append the records to its folder.
@@ -235,7 +237,7 @@ def evaluate_run(
     threat
         The run's own by default.
     search
-        By default 32 steps of ``2.5 * eps / 32``.
+        By default 40 steps of ``eps / 10``.
     seed
         Of targets, random starts, k-means and bootstrap; not the training seed.
     device
@@ -251,6 +253,8 @@ def evaluate_run(
         no records.
     twin
         An encoder of the same kind without a defense, which some checks need.
+    repair_seconds
+        Time for mending what the checks found too weak; see :class:`~holdfast.evaluation.card.Plan`.
     on_chunk
         Called with attack, queries done and queries in all.
 
@@ -290,6 +294,7 @@ def evaluate_run(
         seed=seed,
         precision=precision,
         level=verdict,
+        repair_seconds=repair_seconds,
         share=share or Share(),
         evidence={} if twin is None else {"twin": twin.to(place)},
     )

@@ -110,6 +110,7 @@ def evaluate(
     queries: int | None = None,
     budget: float | None = None,
     verdict: Level = "quick",
+    repair_seconds: float | None = None,
     twin: Encoder | None = None,
     seed: int = 0,
     precision: Precision = "fp32",
@@ -140,7 +141,7 @@ def evaluate(
     eps, norm, threat
         Radius in input units and its norm, or a whole threat instead.
     search
-        By default 32 steps of ``2.5 * eps / 32``.
+        By default 40 steps of ``eps / 10``.
     gallery, gallery_labels
         What queries are looked up in: images, embeddings (m, e), or an index with ``reconstruct_n``; by
         default the images themselves, every query left out of its own list.
@@ -156,6 +157,9 @@ def evaluate(
         Begin nothing new after so many seconds of attacks; the notes say how many queries that covered.
     verdict
         How the evaluation is checked: ``"quick"``, ``"full"`` or ``"off"``.
+    repair_seconds
+        Time for mending what the checks found too weak: more steps, restarts, other searches, black-box
+        queries. The records then hold ``REPAIRED recall@1`` on a sample of the queries.
     twin
         An undefended encoder of the same kind, which some checks need.
     seed
@@ -229,10 +233,18 @@ def evaluate(
     asked = len(task)
     task = sample(task, queries, seed)
     plan = Plan(
-        suite=chosen, search=search, threat=limit, seed=seed, precision=precision, level=verdict,
-        labelled=y is not None, chunk=chunk, share=Share(index=shard[0], count=shard[1], seconds=budget),
+        suite=chosen,
+        search=search,
+        threat=limit,
+        seed=seed,
+        precision=precision,
+        level=verdict,
+        repair_seconds=repair_seconds,
+        labelled=y is not None,
+        chunk=chunk,
+        share=Share(index=shard[0], count=shard[1], seconds=budget),
         evidence={} if twin is None else {"twin": twin},
-    )  # fmt: skip
+    )
     settings = {
         "suite": chosen.name, "threat": to_plain(limit), "search": to_plain(search),
         "distance": to_plain(task.distance), "seed": seed, "precision": precision, "queries": len(task),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from PIL import Image
 
 from holdfast.cli.main import main
 from holdfast.training import Checkpoint
@@ -93,6 +94,106 @@ def test_train_evaluate_report(holdfast: Call, tmp_path: Path) -> None:
     again = holdfast("train", "hm-ics", *TINY, "--steps", "2", "--seed", "3", "--out", run)
     assert again.code == 2
     assert "--resume" in again.err
+
+
+FACTORY = """
+import torch
+from torch import nn
+
+def encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.Tanh(), Unit())
+
+class Unit(nn.Module):
+    def forward(self, z):
+        return nn.functional.normalize(z, dim=1)
+
+def silent():
+    net = encoder()
+    return lambda x: net(x).detach()
+"""
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a module of one's own and eighteen images of three classes."""
+    monkeypatch.chdir(tmp_path)
+    name = f"factory_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(FACTORY)
+    pixels = torch.rand(18, 8, 8, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
+    for i, picture in enumerate(pixels):
+        place = tmp_path / "images" / "abc"[i % 3]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(place / f"{i}.png")
+    return Path(name)
+
+
+def test_an_encoder_of_ones_own(holdfast: Call, mine: Path) -> None:
+    own = ("evaluate", f"{mine}:encoder", "--images", "images", "--size", "8", "--steps", "2", "--out", "out")
+    said = holdfast(*own, "--suite", "core", "--json")
+    records = json.loads(said.out)
+    assert said.code == 0
+    assert {r["attack"] for r in records} == {"none", "CA+", "CA-", "ES"}
+    assert {r["eps"] for r in records if r["attack"] != "none"} == {8 / 255}
+    assert {r["verdict"] for r in records} <= {"OVERESTIMATED", "UNDERPOWERED", "INVALID", "VACUOUS"}
+    assert [json.loads(line) for line in Path("out/records.jsonl").read_text().splitlines()] == records
+    shown = holdfast(*own, "--suite", "core")
+    assert "verdict: " in shown.out
+    assert "18 queries" in shown.out
+    assert holdfast("report", "out", "--out", "r.html").code == 0
+    assert holdfast(*own, "--check", "off", "--budget", "1s", "--queries", "12", "--json").code == 0
+
+
+def test_an_encoder_without_gradient_is_said_to_be_one(holdfast: Call, mine: Path) -> None:
+    said = holdfast(
+        "evaluate", f"{mine}:silent", "--images", "images", "--size", "8", "--suite", "core", "--check", "off"
+    )
+    assert said.code == 0
+    assert "no gradient" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--images", "images"), "length"),
+        ((), "images"),
+        (("--images", "nowhere"), "no such folder"),
+        (("--images", "images", "--budget", "soon"), "budget"),
+        (("--images", "images", "--shard", "2/2"), "share"),
+        (("--images", "images", "--shard", "half"), "shard"),
+        (("--images", "images", "--check", "some"), "check"),
+    ],
+)
+def test_own_encoders_that_cannot_be_evaluated(
+    holdfast: Call, mine: Path, words: tuple[str, ...], message: str
+) -> None:
+    factory = "silent" if message != "length" else "missing"
+    said = holdfast("evaluate", f"{mine}:{factory}", "--size", "8", *words)
+    assert said.code == 2
+    assert (message if factory == "silent" else "can be imported") in said.err
+    assert said.err.count("\n") == 1
+
+
+def test_jobs_share_the_queries(mine: Path) -> None:
+    own = [
+        "evaluate",
+        f"{mine}:encoder",
+        "--images",
+        "images",
+        "--size",
+        "8",
+        "--steps",
+        "2",
+        "--check",
+        "off",
+    ]
+    call = [sys.executable, "-m", "holdfast", *own, "--suite", "core", "--json"]
+    alone = subprocess.run([*call, "--out", "one"], capture_output=True, text=True, check=True)
+    both = subprocess.run([*call, "--out", "two", "--jobs", "2"], capture_output=True, text=True, check=True)
+    a, b = json.loads(alone.stdout), json.loads(both.stdout)
+    assert [(r["attack"], r["metric"], r["value"]) for r in a] == [
+        (r["attack"], r["metric"], pytest.approx(r["value"], abs=1e-5)) for r in b
+    ]
 
 
 def test_a_guarded_run_tells_what_the_guard_did(holdfast: Call, tmp_path: Path) -> None:

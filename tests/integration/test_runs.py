@@ -331,9 +331,9 @@ def test_evaluation_leaves_the_encoder_file_alone(
 
 
 def test_default_search_reaches_every_point_of_the_ball() -> None:
-    assert default_search(0.2) == PGD(steps=32, alpha=2.5 * 0.2 / 32, keep="best")
+    assert default_search(0.2) == PGD(steps=40, alpha=0.02, keep="best")
     assert default_search(0.2, suite="ers-robrank").keep == "last"
-    assert default_search(0.2, steps=8) == PGD(steps=8, alpha=2.5 * 0.2 / 8, keep="best")
+    assert default_search(0.2, steps=8) == PGD(steps=8, alpha=0.1, keep="best")
     assert default_search(0.2, steps=8, alpha=0.01) == PGD(steps=8, alpha=0.01, keep="best")
     assert default_search(0.2, steps=0).steps == 0
 

@@ -16,7 +16,7 @@ from ..errors import InvalidArgument, RunError, UnknownName
 from ..evaluation import Share
 from ..evaluation.card import LEVELS, Level
 from ..results.record import Record
-from ..runs import default_search, evaluate_run, open_run
+from ..runs import STEPS, default_search, evaluate_run, open_run
 from ..scorecard import evaluate
 from ..search import Precision
 from ..threat import THREATS
@@ -37,13 +37,14 @@ def evaluate_command(
     suite: Annotated[str | None, typer.Option(help="Suite; see `holdfast list suites`.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius; by default the run's, or 8/255.")] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of each attack.")] = 32,
-    alpha: Annotated[str | None, typer.Option(help="Step length; by default 2.5 * eps / steps.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of each attack.")] = STEPS,
+    alpha: Annotated[str | None, typer.Option(help="Step length; by default 4 * eps / steps.")] = None,
     seed: Annotated[int, typer.Option(help="Of targets and random starts.")] = 0,
     queries: Annotated[int | None, typer.Option(help="Attack a random sample of so many.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for attacks: 90s, 10m, 2h.")] = None,
     check: Annotated[str, typer.Option(help="Check the evaluation itself: quick, full or off.")] = "quick",
     full: Annotated[bool, typer.Option("--full", help="The same as --check full.")] = False,
+    repair: Annotated[str | None, typer.Option(help="Time to mend what the checks find: 60s, 5m.")] = None,
     twin: Annotated[Path | None, typer.Option(help="Run without a defense, which some checks need.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes that share the queries.")] = 1,
     shard: Annotated[str | None, typer.Option(help="Compute part I/N only, into the shared folder.")] = None,
@@ -62,7 +63,8 @@ def evaluate_command(
         raise UnknownName("check", level, LEVELS)
     common: dict[str, Any] = {
         "seed": seed, "verdict": level, "queries": queries, "precision": cast(Precision, precision),
-        "device": device, "twin": None if twin is None else open_run(twin).encoder(),
+        "device": device, "repair_seconds": None if repair is None else seconds(repair),
+        "twin": None if twin is None else open_run(twin).encoder(),
     }  # fmt: skip
     own = ":" in what and not Path(what).exists()
     folder = Path(what) if not own else out or Path("runs") / what.replace(":", "-").replace(".", "-")
@@ -70,7 +72,7 @@ def evaluate_command(
         common["on_chunk"] = lambda *at: progress.attacking(folder.name, *at)
         if own:
             radius = 8 / 255 if eps is None else number(eps)
-            chosen = None if alpha is None and steps == 32 else _search(radius, steps, alpha, suite)
+            chosen = None if alpha is None and steps == STEPS else _search(radius, steps, alpha, suite)
             records = _own(
                 what, images, share, suite=suite, eps=radius, norm=norm or "linf", size=size, search=chosen,
                 gallery=gallery, out=folder, **common,

@@ -101,15 +101,18 @@ def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
     told = f"{worst_of(lines)}{method([line.run for line in lines], at)}"
     only = "" if curved else " Only this strength is shown."
     rows = [[line.run.label, *_cells(line.clean), *_cells(line.attacked)] for line in lines]
-    return figure(
-        title,
-        plots.paired_bars(groups, title, "recall"),
-        "Each bar is the share of queries whose first result is right; the thin line is the 95 % interval. "
-        f"The longer the lower bar, the safer. {told}{only}",
-        data_table(
-            ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
-        ),
-    ) + curved
+    return (
+        figure(
+            title,
+            plots.paired_bars(groups, title, "recall"),
+            "Each bar is the share of queries whose first result is right; the thin line is the 95 % "
+            f"interval. The longer the lower bar, the safer. {told}{only}",
+            data_table(
+                ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
+            ),
+        )
+        + curved
+    )
 
 
 def _curves(runs: Sequence[RunFolder]) -> str:

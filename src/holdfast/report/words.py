@@ -29,6 +29,7 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
         "worst of many attacks",
         "is the worst case, query by query, over many strong attacks of different aims.",
     ),
+    "REPAIRED": ("mended attacks", "is what the attacks found after the checks had them strengthened."),
     "MIN": ("smallest change", "is the smallest change found that makes the first result wrong."),
     "LTM": (
         "learning to misrank",
