@@ -106,7 +106,10 @@ def imagenet() -> dict[str, Tensor]:
 
 
 def stored(state: Any, path: Path) -> str:
-    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    if path.suffix == ".safetensors":  # wants plain memory order, ours is channels last
+        save_file({name: value.contiguous() for name, value in state.items()}, path)
+    else:
+        torch.save(state, path)
     return str(path)
 
 
