@@ -105,9 +105,13 @@ def imagenet() -> dict[str, Tensor]:
     return {**trunk, "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
 
 
+def packed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.contiguous() for name, value in state.items()}
+
+
 def stored(state: Any, path: Path) -> str:
     if path.suffix == ".safetensors":  # wants plain memory order, ours is channels last
-        save_file({name: value.contiguous() for name, value in state.items()}, path)
+        save_file(packed(state), path)
     else:
         torch.save(state, path)
     return str(path)
@@ -455,7 +459,7 @@ def test_a_saved_encoder_needs_no_other_file(imagenet: dict[str, Tensor], tmp_pa
         header = json.loads(file.metadata()["holdfast"])
     assert "weights" not in header["spec"]
     header["spec"]["weights"] = str(tmp_path / "other.pth")
-    save_file(encoder.state_dict(), path, metadata={"holdfast": json.dumps(header)})
+    save_file(packed(encoder.state_dict()), path, metadata={"holdfast": json.dumps(header)})
     with pytest.raises(RunError, match=r"header names a file of weights, .*other\.pth"):
         load(path)
 
@@ -466,9 +470,8 @@ def test_counters_have_to_be_counters(tmp_path: Path) -> None:
     save(encoder, path)
     with safe_open(path, framework="pt") as file:
         meta = file.metadata()
-    save_file(
-        encoder.state_dict() | {"trunk.bn1.num_batches_tracked": torch.tensor(0.0)}, path, metadata=meta
-    )
+    state = packed(encoder.state_dict()) | {"trunk.bn1.num_batches_tracked": torch.tensor(0.0)}
+    save_file(state, path, metadata=meta)
     with pytest.raises(RunError, match=r"needs torch\.int64"):
         load(path)
 
