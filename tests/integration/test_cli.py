@@ -138,7 +138,7 @@ def test_an_encoder_of_ones_own(holdfast: Call, mine: Path) -> None:
     assert {r["verdict"] for r in records} <= {"OVERESTIMATED", "UNDERPOWERED", "INVALID", "VACUOUS"}
     assert [json.loads(line) for line in Path("out/records.jsonl").read_text().splitlines()] == records
     shown = holdfast(*own, "--suite", "core")
-    assert "verdict: " in shown.out
+    assert "verdict on " in shown.out
     assert "18 queries" in shown.out
     assert holdfast("report", "out", "--out", "r.html").code == 0
     assert holdfast(*own, "--check", "off", "--budget", "1s", "--queries", "12", "--json").code == 0

@@ -21,7 +21,7 @@ from ..scorecard import evaluate
 from ..search import Precision
 from ..threat import THREATS
 from .options import seconds, use_threads
-from .output import live, print_json, print_table, print_text, say, score_table
+from .output import judged, live, print_json, print_table, print_text, say, score_table
 
 
 def evaluate_command(
@@ -90,7 +90,8 @@ def evaluate_command(
         print_text(f"part {shard} is done; next: the same command without --shard")
     else:
         print_table(score_table(records, f"{what}: {_strength(records)}"))
-        print_text(_judged(records))
+        for line in judged(records):
+            print_text(line)
         print_text(f"records: {folder / 'records.jsonl'}; next: holdfast report {folder}")
 
 
@@ -162,8 +163,3 @@ def _spread(jobs: int) -> None:
     codes = [process.wait() for process in running]
     if any(codes):
         raise RunError(f"a part failed (exit codes {codes}); what is done is kept: run the same again")
-
-
-def _judged(records: list[Record]) -> str:
-    word, failed = records[0]["verdict"], records[0]["failed"]
-    return f"verdict: {word}" + (f" (failed: {', '.join(failed)})" if failed else "")

@@ -143,3 +143,13 @@ def _value(r: Record) -> str:
 
     interval = f" [{show(r['ci'][0])}, {show(r['ci'][1])}]" if r["ci"] else ""
     return show(r["value"]) + interval
+
+
+def judged(records: Sequence[Record]) -> list[str]:
+    """Return a line for each run: the verdict on its evaluation, and on what came out of repairs."""
+    lines = {}
+    for r in records:
+        failed = f" (failed: {', '.join(r['failed'])})" if r["failed"] else ""
+        after = " after repairs" if r["attack"] == "REPAIRED" else ""
+        lines[r["run"], after] = f"verdict on {r['run']}{after}: {r['verdict']}{failed}"
+    return list(lines.values())

@@ -10,7 +10,7 @@ import typer
 
 from ..quickstart import quickstart
 from .options import use_threads
-from .output import live, print_json, print_table, print_text, score_table
+from .output import judged, live, print_json, print_table, print_text, score_table
 
 
 def quickstart_command(
@@ -40,6 +40,8 @@ def quickstart_command(
     print_table(
         score_table(done.records, f"digits, {classes}; l-inf attacks, eps {eps:.3g} (pixels in [0, 1])")
     )
+    for line in judged(done.records):
+        print_text(line)
     if done.reused:
         print_text(f"used again, same settings: {', '.join(done.reused)} (--fresh trains anew)")
     print_text(f"records: {done.records_path}")

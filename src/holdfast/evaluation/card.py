@@ -33,7 +33,7 @@ from .verdict import Examination, Repaired, Verdict, conduct, repair
 
 Level = Literal["off", "quick", "full"]
 LEVELS: tuple[Level, ...] = ("off", "quick", "full")
-DONE, VERDICT = "done.json", "verdict.json"
+DONE, VERDICT, MENDED = "done.json", "verdict.json", "repaired.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +167,8 @@ def measure(
     if folder is not None:
         if verdict is not None and store is not None:
             write_json(store / VERDICT, verdict.to_plain())
+        if repaired is not None and store is not None:
+            write_json(store / MENDED, {**repaired.verdict.to_plain(), "applied": dict(repaired.applied)})
         if gallery_images is not None and plan.suite.entries and part.x.ndim == 4:
             _exhibit(folder / "exhibits", task, plan, gallery_images, results, class_names)
     if path is not None and store is not None:
@@ -184,16 +186,26 @@ def measure(
     return Measured(records=records, results=results, verdict=verdict)
 
 
+def _strength(plan: Plan) -> dict[str, Any]:
+    """Return the fields of records that tell the strength of an evaluation."""
+    alpha, steps = getattr(plan.search, "alpha", 0.0), getattr(plan.search, "steps", None)
+    return {
+        "eps": plan.threat.eps,
+        "alpha": float(alpha) if isinstance(alpha, int | float) else 0.0,
+        "steps": int(getattr(plan.search, "queries", 0) if steps is None else steps),
+    }
+
+
 def _repaired(plan: Plan, found: Repaired, task: RetrievalTask, about: Mapping[str, Any]) -> Record:
-    """Return Recall@1 under the mended attacks; queries that are wrong when clean count as they are."""
+    """Return Recall@1 under the mended attacks; queries that are wrong when clean count as they are.
+
+    Steps and their length are those that the evaluation began with: the record stands beside its others.
+    """
     right = float(hits(task.z, task).mean())
     held = estimate((~found.success).double(), plan.seed)
     scaled = Estimate(held.value * right, held.low * right, held.high * right, held.n)
-    seen = {**about, "verdict": found.verdict.word, "failed": found.verdict.failed}
-    return _record(
-        seen, "REPAIRED", "attacked", "recall@1", scaled, eps=plan.threat.eps, seconds=found.seconds,
-        steps=getattr(found.search, "steps", 0),
-    )  # fmt: skip
+    seen = {**about, "verdict": found.verdict.word, "failed": found.verdict.failed, **_strength(plan)}
+    return _record(seen, "REPAIRED", "attacked", "recall@1", scaled, seconds=found.seconds)
 
 
 def _known(path: Path, store: Path, fingerprint: str, plan: Plan) -> Measured | None:
@@ -219,13 +231,7 @@ def _hash(settings: Mapping[str, Any]) -> str:
 
 
 def _attacked(plan: Plan, results: Sequence[EntryResult], about: Mapping[str, Any]) -> list[Record]:
-    alpha, steps = getattr(plan.search, "alpha", 0.0), getattr(plan.search, "steps", None)
-    at: dict[str, Any] = {
-        **about,
-        "eps": plan.threat.eps,
-        "alpha": float(alpha) if isinstance(alpha, int | float) else 0.0,
-        "steps": int(getattr(plan.search, "queries", 0) if steps is None else steps),
-    }
+    at = {**about, **_strength(plan)}
     records = []
     for entry, outcome, seconds, _ in results:
         for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):

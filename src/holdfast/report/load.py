@@ -132,9 +132,12 @@ def _load(path: Path, label: str) -> RunFolder:
         except CorruptFile as error:
             notes.append(f"Stored examples left out: {error}")
     verdicts: dict[str, Mapping[str, Any]] = {}
-    for file in sorted((path / "evaluations").glob("*/verdict.json")):
+    for file in sorted((path / "evaluations").glob("*/*.json")):
+        if file.name not in ("verdict.json", "repaired.json"):
+            continue
+        mended = "/REPAIRED" if file.name == "repaired.json" else ""
         try:
-            verdicts[file.parent.name] = _verdict(file)
+            verdicts[file.parent.name + mended] = _verdict(file)
         except CorruptFile as error:
             notes.append(f"Checks left out: {error}")
     return RunFolder(
@@ -159,7 +162,10 @@ def _verdict(path: Path) -> Mapping[str, Any]:
         isinstance(f, dict) and all(isinstance(f.get(name), str) for name in words) for f in findings
     ):
         raise CorruptFile(path, None, "need a verdict with findings")
-    return {"verdict": str(found.get("verdict")), "findings": findings}
+    applied = found.get("applied", {})
+    if not isinstance(applied, dict) or not all(isinstance(done, str) for done in applied.values()):
+        raise CorruptFile(path, None, "need what was applied, as text")
+    return {"verdict": str(found.get("verdict")), "findings": findings, "applied": applied}
 
 
 def _exhibit(path: Path) -> Exhibit:

@@ -169,7 +169,10 @@ SYMBOLS = {"pass": "✓ passed", "warn": "! warning", "fail": "✗ failed", "ski
 
 def _checks(line: Headline, named: bool) -> str:
     """Return the table of what the checks of one run found, folded; nothing where it was not checked."""
-    found = line.run.verdicts.get(line.attacked["fingerprint"]) if line.attacked else None
+    if line.attacked is None:
+        return ""
+    mended = "/REPAIRED" if line.attacked["attack"] == "REPAIRED" else ""
+    found = line.run.verdicts.get(line.attacked["fingerprint"] + mended)
     if found is None:
         return ""
     order = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
@@ -178,6 +181,9 @@ def _checks(line: Headline, named: bool) -> str:
     head = f"{line.run.label}: " if named else ""
     head += f"{count['pass']} checks passed, {count['warn']} warned, {count['fail']} failed, "
     head += f"{count['skipped']} could not be run"
+    if found["applied"]:
+        done = "; ".join(f"{name}: {what}" for name, what in found["applied"].items())
+        head += f" (after repairs, {done})"
     body = []
     for f in rows:
         to_do = f["remedy"] if f["status"] in ("fail", "warn") else ""
