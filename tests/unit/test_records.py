@@ -132,3 +132,17 @@ def test_records_of_earlier_versions_were_not_checked(tmp_path: Path) -> None:
     old = {k: v for k, v in record().items() if k not in ("verdict", "failed")}
     path.write_text(json.dumps(old) + "\n")
     assert [(r["verdict"], r["failed"]) for r in read(path)] == [("UNCHECKED", [])]
+
+
+def test_a_sample_does_not_replace_all_queries() -> None:
+    whole, part = record(n=360, value=0.5), record(n=20, value=0.6)
+    assert latest([whole, part]) == [whole]
+    assert latest([part, whole]) == [whole]
+    again = record(n=360, value=0.7)
+    assert latest([whole, part, again]) == [again]
+
+
+@pytest.mark.parametrize("field", ["dataset", "protocol"])
+def test_other_data_are_another_measurement(field: str) -> None:
+    both = [record(), record(**{field: "zero-shot"})]
+    assert latest(both) == both

@@ -235,12 +235,16 @@ def read(path: str | Path) -> list[Record]:
 def latest(records: Iterable[Record]) -> list[Record]:
     """Keep the last record of each measurement, in the order of first sight.
 
-    A measurement is told by run, suite, attack, state, metric, norm, eps, alpha, steps and seed: a shorter
-    search does not replace a longer one.
+    A measurement is told by run, data set, protocol, seed, suite, attack, state, metric, norm, eps, alpha and
+    steps: a shorter search does not replace a longer one. Neither does a sample of the queries replace more
+    of them.
     """
-    names = ("run", "suite", "attack", "state", "metric", "norm", "eps", "alpha", "steps", "seed")
+    where = ("run", "dataset", "protocol", "seed", "suite", "attack", "state", "metric")
+    told_by = (*where, "norm", "eps", "alpha", "steps")
     kept: dict[tuple[Any, ...], Record] = {}
     for r in records:
         fields: dict[str, Any] = dict(r)
-        kept[tuple(fields[name] for name in names)] = r
+        key = tuple(fields[name] for name in told_by)
+        if key not in kept or kept[key]["n"] <= r["n"]:
+            kept[key] = r
     return list(kept.values())
