@@ -213,6 +213,17 @@ def test_r5_gradient_correct() -> None:
         check("R5", examination(GradientKiller(Pixels(), detach=True)))
 
 
+def test_r5_steps_off_kinks_that_images_sit_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kinked(nn.Module):  # the second pixel of every query is 0.5 exactly
+        def forward(self, x: Tensor) -> Tensor:
+            z = x.flatten(1)
+            return torch.stack([z[:, 0], 3 * torch.relu(z[:, 1] - 0.5)], 1)
+
+    assert status("R5", examination(Kinked())) == "pass"
+    monkeypatch.setattr("holdfast.evaluation.verdict.gradients.JITTER", 0.0)
+    assert status("R5", examination(Kinked())) != "pass"
+
+
 def test_r6_landscape() -> None:
     class Waves(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

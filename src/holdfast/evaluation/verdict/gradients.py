@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...errors import InvalidArgument
 from ...functional.ranking import chunks
-from ...rng import normal
+from ...rng import normal, uniform
 from ...search import Autograd, frozen
 from ...types import RetrievalTask
 from .compare import share
@@ -24,6 +24,7 @@ from .searches import in_double, uses_gradients
 from .texts import at_most, found, percent, skipped
 
 DIRECTIONS = 10
+JITTER = 0.002
 
 
 def gradient_exists(e: Examination) -> Finding:
@@ -66,7 +67,9 @@ def gradient_correct(e: Examination) -> Finding:
     double = in_double(part)
     h = 1e-4 if double.x.dtype == torch.float64 else 1e-3
     low, high = getattr(e.threat, "bounds", None) or (-torch.inf, torch.inf)
-    x = double.x.clamp(low + 0.01, high - 0.01)  # a clamp inside the encoder has a kink at the border
+    # Away from kinks that images sit on exactly: a clamp at the border, equal pixels under a max-pooling.
+    jitter = JITTER * (2 * uniform(double.x, e.streams("jitter", part)) - 1)
+    x = double.x.clamp(low + 0.01, high - 0.01) + jitter
     target = e.attack.target(double, e.streams("gradient", part))
 
     def value(images: Tensor) -> Tensor:
