@@ -25,7 +25,7 @@ from .config import allow, flatten, from_plain, to_plain
 from .encoders import Encoder
 from .errors import HoldfastError, RunError, UnknownName
 from .evaluation import SUITES, Share, retrieval_task
-from .evaluation.card import Level, Plan, measure, sample
+from .evaluation.card import Level, Plan, measure, read_back, sample
 from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
 from .results.record import Record
@@ -286,7 +286,6 @@ def evaluate_run(
     if queries is not None and queries < len(test):
         settings["queries"] = queries
     place = pick_device(device)
-    task = retrieval_task(encoder.to(place), test.x.to(place), test.y.to(place), run.distance)
     plan = Plan(
         suite=SUITES[suite],
         search=search,
@@ -298,6 +297,9 @@ def evaluate_run(
         share=share or Share(),
         evidence={} if twin is None else {"twin": twin.to(place)},
     )
+    if known := read_back(opened.path, settings, plan):
+        return known.records
+    task = retrieval_task(encoder.to(place), test.x.to(place), test.y.to(place), run.distance)
     shared: dict[str, Any] = {
         "run": opened.path.name,
         "dataset": run.data.name,

@@ -17,7 +17,8 @@ from .data import ImageSet, LazyImages, images_in
 from .encoders import adapt
 from .errors import DataError, InvalidArgument, UnknownName
 from .evaluation import SUITES, EntryResult, Share, Suite, retrieval_task
-from .evaluation.card import Level, Plan, measure, sample
+from .evaluation.card import Level, Plan, measure, read_back, sample
+from .evaluation.suite import out_of_memory
 from .evaluation.verdict import Verdict
 from .results import Table
 from .results.record import Record
@@ -202,6 +203,8 @@ def evaluate(
     (True, 40)
     """
     notes: list[str] = []
+    if shard[1] > 1 and out is None:
+        raise InvalidArgument("out", "the folder that all shards share", None)
     x, y, class_names, called = _images(images, labels, dataset, size)
     chosen = _suite(suite, y is not None)
     plain = isinstance(encoder, nn.Module) and not normalize
@@ -217,9 +220,15 @@ def evaluate(
     if y is None and rows is not None:
         rows_y = torch.full((len(rows),), -1)
     own = None if self_index is None else torch.as_tensor(self_index)
-    task = retrieval_task(
-        model, x, every.to(place), distance, batch_size, gallery=rows, gallery_y=rows_y, self_index=own
-    )
+    try:
+        task = retrieval_task(
+            model, x, every.to(place), distance, batch_size, gallery=rows, gallery_y=rows_y, self_index=own
+        )
+    except RuntimeError as error:  # of the user's encoder, on clean images
+        if out_of_memory(error):
+            raise
+        told = f"a callable for images {tuple(x.shape[1:])} ({error})"
+        raise InvalidArgument("encoder", told, type(error).__name__) from error
     _check(task, chosen, y is not None)
     limit = threat if threat is not None else _threat(norm, eps)
     if search is None:
@@ -252,8 +261,9 @@ def evaluate(
         "encoder": _digest(task.z, task.gallery.z),
     }  # fmt: skip
     shared = {"run": name, "dataset": called, "protocol": "closed", "encoder": name, "defense": ""}
-    found = measure(
-        task, plan, shared, settings, None if out is None else Path(out),
+    folder = None if out is None else Path(out)
+    found = read_back(folder, settings, plan) or measure(
+        task, plan, shared, settings, folder,
         gallery_images=x if rows is None else rows if getattr(rows, "ndim", 4) == 4 else None,
         class_names=class_names, on_chunk=on_chunk,
     )  # fmt: skip
@@ -281,7 +291,10 @@ def _images(
     x = torch.as_tensor(images) if isinstance(images, np.ndarray) else images
     if isinstance(x, Tensor) and x.dtype == torch.float64:
         x = x.float()
-    y = None if labels is None else torch.as_tensor(labels)
+    try:
+        y = None if labels is None else torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise InvalidArgument("labels", f"integers, (n,) ({error})", type(labels).__name__) from error
     if y is not None and y.dtype in (torch.int32, torch.int16, torch.int8, torch.uint8):
         y = y.long()
     if isinstance(x, Tensor | LazyImages):

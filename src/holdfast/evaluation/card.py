@@ -75,6 +75,10 @@ class Plan:
     share: Share = field(default_factory=Share)
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise InvalidArgument("level", "'off', 'quick' or 'full'", self.level)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
@@ -119,7 +123,7 @@ def measure(
         Plain data that, hashed, tells this evaluation from all others.
     folder
         Gets ``records.jsonl``, ``evaluations/`` (per-query values, verdict) and ``exhibits/``. Measured there
-        before, the records are read back; begun there before, finished chunks are not repeated.
+        before, :func:`read_back` gives the records; begun there before, finished chunks are not repeated.
     gallery_images
         For the exhibits; ``None`` writes none.
     class_names
@@ -127,11 +131,8 @@ def measure(
     on_chunk
         Called with attack, queries done and queries in all.
     """
-    mixed = {} if plan.share.seconds is None else {"mixed": True}  # a level changes no value
-    fingerprint = _hash({**settings, **mixed})
+    fingerprint = _fingerprint(settings, plan)
     path, store = (folder and folder / "records.jsonl"), (folder and folder / "evaluations" / fingerprint)
-    if path is not None and store is not None and (known := _known(path, store, fingerprint, plan)):
-        return known
     if store is not None:
         write_json(store / "settings.json", settings)
     results = run_suite(
@@ -208,10 +209,12 @@ def _repaired(plan: Plan, found: Repaired, task: RetrievalTask, about: Mapping[s
     return _record(seen, "REPAIRED", "attacked", "recall@1", scaled, seconds=found.seconds)
 
 
-def _known(path: Path, store: Path, fingerprint: str, plan: Plan) -> Measured | None:
-    """Return what stands in the folder, if it answers the plan."""
-    if not path.exists():
+def read_back(folder: Path | None, settings: Mapping[str, Any], plan: Plan) -> Measured | None:
+    """Return what :func:`measure` left in a folder, if it answers the plan; no image is looked at."""
+    if folder is None or not (folder / "records.jsonl").exists():
         return None
+    fingerprint = _fingerprint(settings, plan)
+    path, store = folder / "records.jsonl", folder / "evaluations" / fingerprint
     records = record.latest(r for r in record.read(path) if r["fingerprint"] == fingerprint)
     nothing: dict[str, Any] = {"level": "off", "seconds": None, "complete": True, "repaired": False}
     done = read_json(store / DONE) if (store / DONE).exists() else nothing
@@ -226,8 +229,10 @@ def _known(path: Path, store: Path, fingerprint: str, plan: Plan) -> Measured | 
     return Measured(records=records, verdict=verdict)
 
 
-def _hash(settings: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+def _fingerprint(settings: Mapping[str, Any], plan: Plan) -> str:
+    """Hash what decides per-query values, the order under a budget included; a level changes no value."""
+    mixed = {} if plan.share.seconds is None else {"mixed": True}
+    return hashlib.sha256(json.dumps({**settings, **mixed}, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _attacked(plan: Plan, results: Sequence[EntryResult], about: Mapping[str, Any]) -> list[Record]:

@@ -188,7 +188,6 @@ def run_suite(
         keep_images = len(task) * task.x[:1].numel() * 4 <= KEEP_BYTES
     plan = [torch.arange(rows.start, rows.stop) for rows in chunks(len(task), chunk)]
     names = [f"{int(rows[0]):08d}-{int(rows[-1]) + 1:08d}" for rows in plan]
-    order = list(range(len(plan)))
     if share.seconds is not None:
         mixed = torch.randperm(len(task), generator=stream(seed, "share"))
         plan = [part.sort().values for part in torch.split(mixed, chunk)]
@@ -196,7 +195,7 @@ def run_suite(
     budget = None if share.seconds is None else time.monotonic() + share.seconds
     done: dict[str, list[tuple[Outcome, float]]] = {entry.label: [] for entry in suite.entries}
     covered: list[Tensor] = []
-    for number in order[share.index :: share.count]:
+    for number in range(share.index, len(plan), share.count):
         if budget is not None and covered and time.monotonic() > budget:
             break
         rows = plan[number]
@@ -278,7 +277,7 @@ class _Job(NamedTuple):
         try:
             return self.attack(part)
         except (MemoryError, RuntimeError) as error:
-            if len(part) == 1 or not _out_of_memory(error):
+            if len(part) == 1 or not out_of_memory(error):
                 raise
         _log.warning("%s: out of memory with %d queries, going on with halves", self.entry.label, len(part))
         if part.z.is_cuda:
@@ -296,7 +295,8 @@ class _Job(NamedTuple):
         return run(part, attack, self.search, self.threat, batch_size=len(part), **names)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, on a GPU or elsewhere."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 

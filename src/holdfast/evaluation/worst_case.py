@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..attacks import (
     ATTACKS,
@@ -16,9 +15,9 @@ from ..attacks import (
     RankMargin,
     TargetedNeighbour,
     TripletGain,
+    hits,
     run,
 )
-from ..attacks.places import hits
 from ..errors import InvalidArgument
 from ..search import APGD, Precision, Square
 from ..types import RetrievalTask, Search, Threat
@@ -93,7 +92,8 @@ class WorstCase:
         margin = RankMargin(k=self.k)
         clean = hits(task.z, task, self.k)
         x, z = task.x.clone(), task.z.clone()
-        stage = torch.where(clean > 0, -1.0, -2.0).to(z)
+        unhurt = torch.where(clean > 0, -1.0, -2.0).to(z)
+        stage = unhurt.clone()
         best = margin.gain(z, None, task)
         for number, part in enumerate(self.stages):
             alive = torch.nonzero(stage == -1).squeeze(1)
@@ -110,7 +110,6 @@ class WorstCase:
             x[alive[closer]], z[alive[closer]] = outcome.x[closer], outcome.z[closer]
             best[alive[closer]] = value[closer]
             stage[alive[broken]] = float(number)
-        unhurt: Tensor = torch.where(clean > 0, -1.0, -2.0).to(z)
         return Outcome(
             x=x,
             z=z,

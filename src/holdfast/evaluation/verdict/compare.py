@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
-from scipy.stats import binomtest
 from torch import Tensor
 
-LEVEL = 0.05
+from ..paired import LEVEL, mcnemar
+from ..paired import tolerance as tolerance_of
 
 
 def beats(a: Tensor, b: Tensor) -> float:
@@ -18,15 +16,15 @@ def beats(a: Tensor, b: Tensor) -> float:
     a, b
         (n,) bool, the same queries.
     """
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    if only_a + only_b == 0:
-        return 1.0
-    return float(binomtest(only_a, only_a + only_b, 0.5, alternative="greater").pvalue)
+    return mcnemar(b, a, "greater") if len(a) else 1.0
 
 
 def tolerance(p: float, n: int) -> float:
-    """Return what counts as equal: one point, or 1.64 standard errors of a proportion."""
-    return max(0.01, 1.64 * math.sqrt(max(p * (1 - p), 0.0) / max(n, 1)))
+    """Return :func:`~holdfast.evaluation.paired.tolerance`, of one query where there is none."""
+    return tolerance_of(p, max(n, 1))
+
+
+__all__ = ["LEVEL", "beats", "share", "tolerance"]
 
 
 def share(hits: Tensor) -> float:
