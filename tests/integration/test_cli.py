@@ -108,6 +108,9 @@ class Unit(nn.Module):
     def forward(self, z):
         return nn.functional.normalize(z, dim=1)
 
+def broken():
+    raise ValueError("no weights here")
+
 def silent():
     net = encoder()
     return lambda x: net(x).detach()
@@ -162,15 +165,17 @@ def test_an_encoder_without_gradient_is_said_to_be_one(holdfast: Call, mine: Pat
         (("--images", "images", "--shard", "2/2"), "share"),
         (("--images", "images", "--shard", "half"), "shard"),
         (("--images", "images", "--check", "some"), "check"),
+        (("--images", "images", "--jobs", "0"), "jobs"),
+        (("--images", "images"), "no weights here"),
     ],
 )
 def test_own_encoders_that_cannot_be_evaluated(
     holdfast: Call, mine: Path, words: tuple[str, ...], message: str
 ) -> None:
-    factory = "silent" if message != "length" else "missing"
+    factory = {"length": "missing", "no weights here": "broken"}.get(message, "silent")
     said = holdfast("evaluate", f"{mine}:{factory}", "--size", "8", *words)
     assert said.code == 2
-    assert (message if factory == "silent" else "can be imported") in said.err
+    assert (message if factory != "missing" else "can be imported") in said.err
     assert said.err.count("\n") == 1
 
 

@@ -197,6 +197,7 @@ class Faulty(nn.Module):
         (lambda z: z[:-1], "embeddings"),
         (lambda z: z.sum(), "embedding"),
         (lambda z: "text", "encoder"),
+        (lambda z: z @ z, "callable for images"),
         (lambda z: 3 * z, "length 1"),
     ],
 )
@@ -244,7 +245,9 @@ def test_images_that_do_not_fit_are_refused(
         ({"norm": "l3"}, UnknownName, "norm"),
         ({"suite": "all"}, UnknownName, "suite"),
         ({"queries": 0}, InvalidArgument, "queries"),
-        ({"shard": (2, 2)}, InvalidArgument, "share"),
+        ({"verdict": "some"}, InvalidArgument, "level"),
+        ({"shard": (0, 2)}, InvalidArgument, "out"),
+        ({"shard": (2, 2), "out": "nowhere"}, InvalidArgument, "share"),
         ({"gallery": torch.zeros(9, 3), "gallery_labels": torch.zeros(9)}, InvalidArgument, "gallery"),
         ({"gallery": torch.zeros(9, 8)}, DataError, "gallery labels"),
         ({"self_index": torch.arange(60)}, InvalidArgument, "gallery"),
@@ -255,3 +258,8 @@ def test_bad_settings(
 ) -> None:
     with pytest.raises(error, match=message):
         small(encoder, *digits, **settings)
+
+
+def test_labels_that_are_no_numbers(encoder: nn.Module, digits: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InvalidArgument, match="labels"):
+        small(encoder, digits[0], ["cat"] * 60)

@@ -56,6 +56,8 @@ def evaluate_command(
 ) -> None:
     """Attack an encoder, check the evaluation itself, and append the records to its folder."""
     use_threads(threads)
+    if jobs < 1:
+        raise InvalidArgument("jobs", "an integer >= 1", jobs)
     if jobs > 1:
         _spread(jobs)
     level, share = cast(Level, "full" if full else check), _share(shard, budget)
@@ -144,7 +146,11 @@ def _made(name: str) -> Any:
         raise InvalidArgument(
             "encoder", f"package.module:function that can be imported ({error})", name
         ) from error
-    return factory()
+    try:
+        return factory()
+    except Exception as error:  # the user's own code: anything may come
+        told = f"a function that returns an encoder; it raised {type(error).__name__}: {error}"
+        raise InvalidArgument("encoder", told, name) from error
 
 
 def _spread(jobs: int) -> None:
