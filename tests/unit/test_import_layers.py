@@ -18,7 +18,7 @@ LAYERS = (
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
     {"training", "linear", "report", "bench"},
-    {"runs", "comparison", "scorecard", "quickstart", "recipes", "estimator"},
+    {"runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification"},
     {"cli", "__main__", "__init__"},
 )
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -26,14 +26,14 @@ ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
     "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "scorecard": {"runs"},
     "cli": {"__init__"}, "__main__": {"cli"},
-    "guard": {"evaluation"},
+    "guard": {"evaluation"}, "certification": {"runs"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""
 OPTIONAL = {
     "timm", "lightning", "faiss", "plotly", "jinja2", "onnx", "onnxruntime", "pytorch_metric_learning",
-    "torchvision",
+    "torchvision", "metric_learn",
 }  # fmt: skip
-MAY_USE_OPTIONAL = ("encoders", "data", "training.engine", "losses.pml", "report", "cli")
+MAY_USE_OPTIONAL = ("encoders", "data", "training.engine", "losses.pml", "linear.competitors", "report", "cli")
 Sources = Mapping[str, str]
 """Module name below ``holdfast`` (``losses.triplet``, ``losses.__init__``) -> source text."""
 
