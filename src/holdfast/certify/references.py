@@ -176,14 +176,13 @@ class References:
         product = torch.addmm(squares[None, :], t, images.T, alpha=-2.0)
         return product.add_(own.square().sum(1)[:, None]).clamp_min_(0)
 
-    def nearest(self, x: Tensor, k: int, chunk: int = 1024) -> Tensor:
-        """Return (n, k) rows of the nearest references, nearest first; equal distances by lower row.
+    def nearest(self, t: Tensor, k: int, chunk: int = 1024) -> Tensor:
+        """Return (n, k) rows of the references nearest to coordinates (n, r), nearest first, ties by row.
 
         Distances are those of :meth:`distances`; ties are exact equality of its float64 numbers.
         """
         if not 1 <= k <= len(self):
             raise InvalidArgument("k", f"between 1 and the {len(self)} references", k)
-        t = self.inside(x)
         parts = [torch.empty(0, k, dtype=torch.int64, device=t.device)]
         for first in range(0, len(t), chunk):
             d = self.distances(t[first : first + chunk])
@@ -194,15 +193,19 @@ class References:
             parts.append(rows.gather(1, order))
         return torch.cat(parts)
 
-    def votes(self, x: Tensor, k: int) -> Tensor:
-        """Return (n, C) counts of each class (codes 0 to C - 1) among the k nearest."""
-        near = self.labels[self.nearest(x, k)]
+    def votes(self, t: Tensor, k: int) -> Tensor:
+        """Return (n, C) counts of each class (codes 0 to C - 1) among the k nearest to coordinates (n, r)."""
+        near = self.labels[self.nearest(t, k)]
         counts = near.new_zeros(len(near), int(self.labels.max()) + 1)
         return counts.scatter_add_(1, near, torch.ones_like(near))
 
-    def predict(self, x: Tensor, k: int) -> Tensor:
+    def answer(self, t: Tensor, k: int) -> Tensor:
         """Return (n,) codes of the most frequent class among the k nearest; equal votes: the lower code."""
-        return self.votes(x, k).argmax(1)
+        return self.votes(t, k).argmax(1)
+
+    def predict(self, x: Tensor, k: int) -> Tensor:
+        """Return (n,) class codes of inputs (n, D); see :meth:`answer`."""
+        return self.answer(self.inside(x), k)
 
     def bisector_norms(self, rows: Tensor, others: Tensor) -> Tensor:
         """Return ``|M (x_i - x_j)|_2`` for rows i (a,) and others j (b,): (a, b)."""

@@ -2,7 +2,8 @@
 
 from .free import FreeTraining
 from .mixture import Mixture
+from .noise import NoiseTraining
 from .processes import Processes
 from .training import AdversarialTraining
 
-__all__ = ["AdversarialTraining", "FreeTraining", "Mixture", "Processes"]
+__all__ = ["AdversarialTraining", "FreeTraining", "Mixture", "NoiseTraining", "Processes"]

@@ -7,6 +7,8 @@ from .cnn import C2F2, SmallCNN
 from .encoder import Encoder, EncoderSpec, Shape, Standardize
 from .lenet import LeNet
 from .linear import LinearEncoder
+from .lipschitz import LipschitzEncoder, LipschitzNet
+from .orthogonal import GroupSort, OrthogonalConv2d, OrthogonalLinear
 from .resnet import ResNet18, ResNet34, ResNet50
 from .storage import load, save
 from .table import ENCODERS
@@ -17,8 +19,13 @@ __all__ = [
     "ENCODERS",
     "Encoder",
     "EncoderSpec",
+    "GroupSort",
     "LeNet",
     "LinearEncoder",
+    "LipschitzEncoder",
+    "LipschitzNet",
+    "OrthogonalConv2d",
+    "OrthogonalLinear",
     "ResNet18",
     "ResNet34",
     "ResNet50",

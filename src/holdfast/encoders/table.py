@@ -8,6 +8,7 @@ from typing import Any
 from .cnn import C2F2, SmallCNN
 from .lenet import LeNet
 from .linear import LinearEncoder
+from .lipschitz import LipschitzEncoder
 from .resnet import ResNet18, ResNet34, ResNet50
 from .timm import Timm
 
@@ -15,6 +16,7 @@ ENCODERS: Mapping[str, type[Any]] = {
     "c2f2": C2F2,
     "small-cnn": SmallCNN,
     "linear": LinearEncoder,
+    "lipschitz": LipschitzEncoder,
     "lenet": LeNet,
     "resnet18": ResNet18,
     "resnet34": ResNet34,

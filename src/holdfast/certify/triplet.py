@@ -1,0 +1,393 @@
+"""The published bound of k-NN certificates from triplets of points, screened so that few are ever formed.
+
+For a point z, a reference i of its class ("positive") and a reference j of another class ("negative") the
+shortest perturbation after which j is no farther than i crosses the bisector of the two, a hyperplane, since
+the quadratic terms of the two squared distances cancel::
+
+    eps(z; i, j) = [d(z, j) - d(z, i)]_+ / (2 |M (x_i - x_j)|_q)          1/p + 1/q = 1
+
+with d squared distances under M and p the norm of the perturbation. A strict majority of K neighbours is
+lost only if ``s`` negatives stand among the K nearest, each nearer than all positives but ``K - s`` of them
+(:func:`~holdfast.certify.references.majority`). So the smallest perturbation is no shorter than::
+
+    the s-th smallest over j of  v_j,      v_j = the a-th largest over i of eps(z; i, j),  a = K - s + 1
+
+Wang et al., *Provably Robust Metric Learning*, NeurIPS 2020, section 3, for odd K; here for every K.
+
+Notes
+-----
+*Screening.* With ``g(x) = |M (x - z)|_q`` the triangle inequality gives ``|M (x_i - x_j)|_q <= g_i + g_j``.
+Each of the a positives nearest to z has ``d(z, i) <= d_a``, the a-th smallest distance, so that::
+
+    v_j >= (d(z, j) - d_a) / (2 (g_j + max g_i))
+
+which needs no pair at all. It is at least ``(sqrt d_j - sqrt d_a) / (2 steepness)`` for p = 2, for
+``g <= steepness * sqrt d``. The a-th largest over a part of the positives is the next lower bound. A positive
+with ``d(z, i) >= d(z, j)`` adds a 0 and is left out. What a lower bound discards is at least the result, so
+screening changes no value.
+
+*Rounding.* Differences of squared distances are reduced, and lengths raised, by ``8 (r + 16) 2^-53`` of the
+scale of what was added up to get them, r being the number of coordinates. Radii lose less than 1e-10 of
+themselves on ordinary data, and ties of z or of x_i and x_j count as 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import InvalidArgument
+from .references import References, majority
+
+DUAL = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}
+"""Norm of a perturbation -> norm of the bisector's normal."""
+TABLE = 20_000_000
+"""Up to this many pairs of one class with the others keep their lengths in a table."""
+FEW = 32
+"""Positives of the second lower bound."""
+BLOCK = 4_000_000
+"""Numbers that one block of pairs, or of gathered references, may hold."""
+TINY = 1e-150
+"""Stands for a length of 0, so that 0 / 0 becomes 0."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bisectors:
+    """Lengths of the bisectors' normals between rows of references.
+
+    Attributes
+    ----------
+    references
+        The references.
+    norm
+        Norm of the perturbation: 1, 2 or infinity.
+    """
+
+    references: References
+    norm: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.norm not in DUAL:
+            raise InvalidArgument("norm", "1, 2 or infinity", self.norm)
+
+    @cached_property
+    def rounding(self) -> float:
+        """Relative error of a sum over the coordinates."""
+        return 8.0 * (self.references.points.shape[1] + 16) * 2.0**-53
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(N, r) ``M x``; in the inputs' own coordinates for norms that a rotation changes."""
+        r = self.references
+        return r.images if self.norm == 2 else r.outside(r.images)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """(N,) squared lengths of the images."""
+        r = self.references
+        return r.squares if r.matrix is None else torch.linalg.vector_norm(r.images, dim=1).square()
+
+    @cached_property
+    def reach(self) -> float:
+        """Largest distance of a reference from the centre."""
+        r = self.references
+        if r.matrix is None:
+            return float(r.squares.max().clamp_min(0).sqrt())
+        return float(torch.linalg.vector_norm(r.points, dim=1).max()) if r.points.numel() else 0.0
+
+    def blur(self, length: float | Tensor) -> float | Tensor:
+        """Return the error of the image of a point of some length."""
+        wide = math.sqrt(self.images.shape[1]) if self.norm == math.inf else 1.0
+        return self.rounding * self.references.steepness**2 * wide * length
+
+    def between(self, rows: Tensor, others: Tensor) -> Tensor:
+        """Return ``|M (x_i - x_j)|_q``, rounded up, for rows i (a,) and others j (b,): (a, b)."""
+        a, b = self.images[rows], self.images[others]
+        if self.norm != 2:
+            return torch.cdist(a, b, p=DUAL[self.norm]).add_(self.blur(2 * self.reach)).clamp_min_(TINY)
+        squares = self.squares * (1 + self.rounding)
+        product = torch.addmm(squares[others][None, :], a, b.T, alpha=-2.0)
+        product.add_(squares[rows][:, None]).clamp_min_(0).sqrt_().add_(self.blur(2 * self.reach))
+        return product.clamp_min_(TINY)
+
+    def slack(self, t: Tensor) -> Tensor:
+        """Return (n,) what differences of squared distances from points t (n, r) may be too large by."""
+        length = torch.linalg.vector_norm(t, dim=1) if t.shape[1] else t.new_zeros(len(t))
+        return self.rounding * (self.references.steepness * (length + self.reach)).square()
+
+    def around(self, t: Tensor, distances: Tensor) -> Tensor:
+        """Return ``|M (x_j - z)|_q``, rounded up, for all references: (n, N).
+
+        ``distances`` are the squared distances (n, N) from the points t (n, r).
+        """
+        r = self.references
+        if r.matrix is None and self.norm == 2:
+            return (distances + self.slack(t)[:, None]).sqrt_().clamp_min_(TINY)
+        image = t if r.factor is None else (t @ r.factor.T) @ r.factor
+        blur = self.blur(torch.linalg.vector_norm(t, dim=1) + self.reach)[:, None]
+        if self.norm != 2:
+            return torch.cdist(r.outside(image), self.images, p=DUAL[self.norm]).add_(blur).clamp_min_(TINY)
+        squares = self.squares * (1 + self.rounding)
+        product = torch.addmm(squares[None, :], image, self.images.T, alpha=-2.0)
+        product.add_(image.square().sum(1)[:, None], alpha=1 + self.rounding)
+        return product.clamp_min_(0).sqrt_().add_(blur).clamp_min_(TINY)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rivalry:
+    """The references of one class ("positives") against all others ("negatives"), for many points.
+
+    Attributes
+    ----------
+    bisectors
+        Lengths between references.
+    own, others
+        (P,) and (Q,) rows of the positives and of the negatives.
+    table
+        (Q, P) all lengths, or None where pairs are computed when they are asked for.
+    """
+
+    bisectors: Bisectors
+    own: Tensor
+    others: Tensor
+    table: Tensor | None = None
+
+    @classmethod
+    def of(cls, bisectors: Bisectors, label: int, points: int = 1) -> Rivalry:
+        """Prepare a class for about so many ``points``."""
+        mine = bisectors.references.labels == label
+        own, others = torch.nonzero(mine).squeeze(1), torch.nonzero(~mine).squeeze(1)
+        small = len(own) * len(others) <= TABLE and points >= 4
+        table = bisectors.between(others, own) if small else None
+        return cls(bisectors=bisectors, own=own, others=others, table=table)
+
+    def lengths(self, negatives: Tensor, positives: Tensor) -> Tensor:
+        """Return lengths for numbers of negatives (b,) and of positives (a,) within their lists: (b, a)."""
+        if self.table is None:
+            return self.bisectors.between(self.others[negatives], self.own[positives])
+        return self.table[negatives][:, positives]
+
+    def screen(self, t: Tensor, k: int) -> Screen:
+        """Compute what needs no pairs, for points t (n, r); there must be enough positives and a negative."""
+        stay = majority(k)[1]
+        d = self.bisectors.references.distances(t)
+        around, slack = self.bisectors.around(t, d), self.bisectors.slack(t)
+        near, order = d[:, self.own].sort(1)
+        widest = around.gather(1, self.own[order[:, : stay + 1]]).amax(1)
+        far = d[:, self.others] - slack[:, None]
+        lower = (far - near[:, stay, None]).clamp_min_(0) / (2 * (around[:, self.others] + widest[:, None]))
+        return Screen(rivalry=self, rank=stay + 1, near=near, order=order, far=far, lower=lower)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Screen:
+    """Points of one class with their lower bounds, before any pair is formed.
+
+    Attributes
+    ----------
+    rivalry
+        The class.
+    rank
+        Which of the largest triplet bounds over the positives counts: a.
+    near, order
+        (n, P) squared distances to the positives, ascending, and their numbers.
+    far
+        (n, Q) squared distances to the negatives, rounded down.
+    lower
+        (n, Q) lower bounds of ``v_j``.
+    """
+
+    rivalry: Rivalry
+    rank: int
+    near: Tensor
+    order: Tensor
+    far: Tensor
+    lower: Tensor
+
+    def values(self, row: int, negatives: Tensor, few: int | None = None) -> Tensor:
+        """Return ``v_j`` of negatives (b,), or with the ``few`` nearest positives a lower bound: (b,)."""
+        if not len(negatives):
+            return self.far.new_zeros(0)
+        far, near = self.far[row, negatives], self.near[row]
+        width = max(int(torch.searchsorted(near, far.max())), self.rank)  # the others add zeros
+        width = width if few is None else min(width, max(few, self.rank))
+        step = max(BLOCK // max(width, self.rivalry.bisectors.images.shape[1]), 1)
+        parts = []
+        for part, away in zip(negatives.split(step), far.split(step), strict=True):
+            lengths = self.rivalry.lengths(part, self.order[row, :width])
+            eps = (away[:, None] - near[:width]).clamp_min_(0).div_(lengths)
+            parts.append(eps.amax(1) if self.rank == 1 else eps.topk(self.rank, dim=1).values[:, -1])
+        return torch.cat(parts).mul_(0.5)
+
+    def below(self, row: int, cutoff: float) -> tuple[Tensor, Tensor]:
+        """Return numbers and ``v_j`` of all negatives with ``v_j < cutoff``, ascending."""
+        found = torch.nonzero(self.lower[row] < cutoff).squeeze(1)
+        if self.near.shape[1] > 2 * max(FEW, self.rank):
+            found = found[self.values(row, found, FEW) < cutoff]
+        values, order = self.values(row, found).sort(stable=True)
+        under = int((values < cutoff).sum())
+        return found[order[:under]], values[:under]
+
+    def smallest(self, row: int, count: int) -> float:
+        """Return the ``count``-th smallest ``v_j``; there must be so many negatives."""
+        lower = self.lower[row]
+        first = lower.topk(min(max(2 * count, 16), len(lower)), largest=False)
+        if float(first.values[count - 1]) <= 0:  # so many negatives are nearer than the a-th positive
+            return 0.0
+        cutoff = float(self.values(row, first.indices).kthvalue(count).values)
+        values = self.below(row, cutoff)[1]
+        return float(values[count - 1]) if len(values) >= count else cutoff
+
+
+def triplet_bounds(
+    references: References, t: Tensor, rows_i: Tensor, rows_j: Tensor, norm: float = 2.0
+) -> Tensor:
+    """Return ``eps(z; i, j)``, the distance to where reference j gets as near as reference i.
+
+    Parameters
+    ----------
+    references
+        The references, N rows.
+    t
+        (n, r) points, in the coordinates of ``references.inside``.
+    rows_i, rows_j
+        (a,) and (b,) rows of the references.
+    norm
+        Norm of the perturbation: 1, 2 or infinity.
+
+    Returns
+    -------
+    Tensor
+        (n, a, b) lengths >= 0 in input units, rounded down; 0 where j is not farther than i, and where x_i
+        and x_j are the same point.
+
+    References
+    ----------
+    Wang et al., *Provably Robust Metric Learning*, NeurIPS 2020.
+
+    Examples
+    --------
+    >>> r = References.prepare(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
+    >>> t = r.inside(torch.tensor([[0.2, 7.0]]))
+    >>> round(float(triplet_bounds(r, t, torch.tensor([0]), torch.tensor([1]))), 9)
+    0.3
+    """
+    bisectors = Bisectors(references=references, norm=norm)
+    gain = references.distances(t, rows_j)[:, None, :] - references.distances(t, rows_i)[:, :, None]
+    gain -= bisectors.slack(t)[:, None, None]
+    return gain.clamp_min_(0) / (2 * bisectors.between(rows_i, rows_j))
+
+
+def _settle(references: References, k: int) -> None:
+    if not 1 <= k <= len(references):
+        raise InvalidArgument("k", f"between 1 and the {len(references)} references", k)
+
+
+def neighbour_bound(
+    references: References, t: Tensor, y: Tensor, k: int, norm: float = 2.0, *, chunk: int = 64
+) -> Tensor:
+    """Return the published lower bound of the perturbation that takes its strict majority from class y.
+
+    Parameters
+    ----------
+    references
+        The references, N rows. A box is not used, so the bound also holds inside it.
+    t
+        (n, r) points, in the coordinates of ``references.inside``.
+    y
+        (n,) class codes; a code without references gets 0.
+    k
+        Number of neighbours, odd or even, 1 to N. A tie of votes counts as lost.
+    norm
+        Norm of the perturbation: 1, 2 or infinity.
+    chunk
+        Points that are screened at once; results do not depend on it.
+
+    Returns
+    -------
+    Tensor
+        (n,) float64 radii, rounded down; 0 where fewer than a strict majority of the k nearest are of class
+        y, thus wherever the answer is not y; infinite where the other classes together have too few
+        references ever to break a majority.
+
+    Raises
+    ------
+    InvalidArgument
+        If there are fewer than k references, or the norm is another one.
+
+    References
+    ----------
+    Wang et al., *Provably Robust Metric Learning*, NeurIPS 2020.
+    """
+    _settle(references, k)
+    if y.shape != (len(t),):
+        raise InvalidArgument("y", f"a label for each of the {len(t)} points", tuple(y.shape))
+    wrong, stay = majority(k)
+    bisectors = Bisectors(references=references, norm=norm)
+    out = torch.zeros(len(t), dtype=torch.float64, device=t.device)
+    for label in torch.unique(y).tolist():
+        rows = torch.nonzero(y == label).squeeze(1)
+        rivalry = Rivalry.of(bisectors, label, points=len(rows))
+        if len(rivalry.own) <= stay:
+            continue
+        if len(rivalry.others) < wrong:
+            out[rows] = torch.inf
+            continue
+        for part in rows.split(chunk):
+            screen = rivalry.screen(t[part], k)
+            radii = [screen.smallest(row, wrong) for row in range(len(part))]
+            out[part] = torch.tensor(radii, dtype=out.dtype, device=out.device)
+    return out
+
+
+def per_negative_bounds(
+    references: References, t: Tensor, label: int, k: int, *, cutoff: Tensor | None = None, norm: float = 2.0
+) -> list[tuple[Tensor, Tensor]]:
+    """Return, for points of one class, the negatives that a short perturbation can bring into a majority.
+
+    Parameters
+    ----------
+    references
+        The references, N rows.
+    t
+        (n, r) points, in the coordinates of ``references.inside``.
+    label
+        Their class code.
+    k
+        Number of neighbours, 1 to N.
+    cutoff
+        (n,) lengths that matter; None for all.
+    norm
+        Norm of the perturbation: 1, 2 or infinity.
+
+    Returns
+    -------
+    list of tuple
+        For each point the rows of negatives j (b,), ascending by ``v_j``, and these values (b,): shorter
+        perturbations leave j farther than all but k - s of the class. Every negative that is not listed has
+        ``v_j >= cutoff``. All values are 0 where the class has too few references for a majority.
+
+    Raises
+    ------
+    InvalidArgument
+        If there are fewer than k references, or the norm is another one.
+    """
+    _settle(references, k)
+    rivalry = Rivalry.of(Bisectors(references=references, norm=norm), label, points=len(t))
+    limit = [math.inf] * len(t) if cutoff is None else cutoff.tolist()
+    if len(rivalry.own) <= majority(k)[1]:
+        zeros = torch.zeros(len(rivalry.others), dtype=torch.float64, device=t.device)
+        return [(rivalry.others[: len(zeros) * (c > 0)], zeros[: len(zeros) * (c > 0)]) for c in limit]
+    if not len(rivalry.others):
+        return [(rivalry.others, rivalry.others.double()) for _ in limit]
+    found = []
+    for first in range(0, len(t), 64):
+        screen = rivalry.screen(t[first : first + 64], k)
+        for row, c in enumerate(limit[first : first + 64]):
+            negatives, values = screen.below(row, c)
+            found.append((rivalry.others[negatives], values))
+    return found

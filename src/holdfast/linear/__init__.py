@@ -1,0 +1,8 @@
+"""Linear metrics: learners, certified nearest neighbours under them."""
+
+from __future__ import annotations
+
+from .arml import ARML
+from .base import ESTIMATORS, MahalanobisMixin
+
+__all__ = ["ARML", "ESTIMATORS", "MahalanobisMixin"]
