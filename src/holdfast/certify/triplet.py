@@ -208,37 +208,43 @@ class Screen:
     far: Tensor
     lower: Tensor
 
-    def values(self, row: int, negatives: Tensor, few: int | None = None) -> Tensor:
-        """Return ``v_j`` of negatives (b,), or with the ``few`` nearest positives a lower bound: (b,)."""
-        if not len(negatives):
-            return self.far.new_zeros(0)
-        far, near = self.far[row, negatives], self.near[row]
-        width = max(int(torch.searchsorted(near, far.max())), self.rank)  # the others add zeros
-        width = width if few is None else min(width, max(few, self.rank))
+    def width(self, row: int, negatives: Tensor) -> int:
+        """Return how many positives are nearer than the farthest of some negatives, at least ``rank``."""
+        return max(int(torch.searchsorted(self.near[row], self.far[row, negatives].max())), self.rank)
+
+    def values(self, row: int, negatives: Tensor, width: int) -> Tensor:
+        """Return ``v_j`` of negatives (b,) over the ``width`` nearest positives: (b,).
+
+        A lower bound; the value itself where all other positives are no nearer than the negative.
+        """
+        lengths = self.rivalry.lengths(negatives, self.order[row, :width])
+        eps = (self.far[row, negatives][:, None] - self.near[row, :width]).clamp_min_(0).div_(lengths)
+        return eps.amax(1) * 0.5 if self.rank == 1 else eps.topk(self.rank, dim=1).values[:, -1] * 0.5
+
+    def in_blocks(self, row: int, negatives: Tensor, width: int) -> Tensor:
+        """Return :meth:`values` of many negatives without much memory."""
         step = max(BLOCK // max(width, self.rivalry.bisectors.images.shape[1]), 1)
-        parts = []
-        for part, away in zip(negatives.split(step), far.split(step), strict=True):
-            lengths = self.rivalry.lengths(part, self.order[row, :width])
-            eps = (away[:, None] - near[:width]).clamp_min_(0).div_(lengths)
-            parts.append(eps.amax(1) if self.rank == 1 else eps.topk(self.rank, dim=1).values[:, -1])
-        return torch.cat(parts).mul_(0.5)
+        return torch.cat([self.values(row, part, width) for part in negatives.split(step)])
 
     def below(self, row: int, cutoff: float) -> tuple[Tensor, Tensor]:
         """Return numbers and ``v_j`` of all negatives with ``v_j < cutoff``, ascending."""
         found = torch.nonzero(self.lower[row] < cutoff).squeeze(1)
-        if self.near.shape[1] > 2 * max(FEW, self.rank):
-            found = found[self.values(row, found, FEW) < cutoff]
-        values, order = self.values(row, found).sort(stable=True)
+        few = max(FEW, self.rank)
+        if len(found) and self.width(row, found) > 2 * few:
+            found = found[self.in_blocks(row, found, few) < cutoff]
+        if not len(found):
+            return found, self.far.new_zeros(0)
+        values, order = self.in_blocks(row, found, self.width(row, found)).sort(stable=True)
         under = int((values < cutoff).sum())
         return found[order[:under]], values[:under]
 
     def smallest(self, row: int, count: int) -> float:
         """Return the ``count``-th smallest ``v_j``; there must be so many negatives."""
         lower = self.lower[row]
-        first = lower.topk(min(max(2 * count, 16), len(lower)), largest=False)
-        if float(first.values[count - 1]) <= 0:  # so many negatives are nearer than the a-th positive
+        least, nearest = lower.topk(min(max(2 * count, 16), len(lower)), largest=False)
+        if float(least[count - 1]) <= 0:  # so many negatives are nearer than the a-th positive
             return 0.0
-        cutoff = float(self.values(row, first.indices).kthvalue(count).values)
+        cutoff = float(self.values(row, nearest, self.width(row, nearest)).kthvalue(count).values)
         values = self.below(row, cutoff)[1]
         return float(values[count - 1]) if len(values) >= count else cutoff
 

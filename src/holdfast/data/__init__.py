@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .augment import Augment
 from .base import DataSource, DataSplit, ImageSet, class_disjoint
 from .cars import Cars196
 from .cub import CUB200
@@ -62,6 +63,7 @@ __all__ = [
     "MNIST",
     "SAMPLERS",
     "SOP",
+    "Augment",
     "Cars196",
     "DataSource",
     "DataSplit",

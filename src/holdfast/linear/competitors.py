@@ -91,7 +91,7 @@ def checked(name: str, m: Any) -> Matrix:
     values, vectors = np.linalg.eigh(m)
     if values[0] < -_SLACK * values[-1]:
         raise MethodFailed(f"{name}: the matrix has the negative eigenvalue {values[0]:.3g}")
-    return (vectors * values.clip(0)) @ vectors.T if values[0] < 0 else m
+    return np.asarray((vectors * values.clip(0)) @ vectors.T if values[0] < 0 else m, dtype=np.float64)
 
 
 def euclidean(x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Matrix:

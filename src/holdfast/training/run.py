@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..data import DataSource, PairSampler
+from ..data.augment import Augment
 from ..data.sampler import MPerClass
 from ..encoders import EncoderSpec, SmallCNN
 from ..errors import InvalidArgument
@@ -51,6 +52,8 @@ class Run:
     average
         Decay of an exponential moving average of the weights, which is then what the run hands over; ``None``
         hands over the last weights, as the published defenses do.
+    augment
+        How training images in memory are changed at each step; ``None`` leaves them.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Run:
     precision: Literal["fp32", "bf16"] = "fp32"
     guard: CollapseGuard | None = None
     average: float | None = None
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         if self.epochs < 1:

@@ -208,6 +208,8 @@ class _Job:
         rows = rows.to(self.x.device)
         draws = stream(self.run.seed, "augment", progress.step)
         x = self.x.augmented(rows, draws) if isinstance(self.x, LazyImages) else self.x[rows]
+        if self.run.augment is not None and not isinstance(self.x, LazyImages):
+            x = self.run.augment(x, draws)
         context = Context(
             encoder=self.encoder,
             bare=self.encoder,

@@ -1,0 +1,418 @@
+"""Certify learned metrics on a table of data: train, certify, keep every radius, compare, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ._version import __version__
+from .certify import Certificate
+from .data.tabular import Table
+from .errors import HoldfastError, InvalidArgument, RunError, UnknownName
+from .evaluation import wilson
+from .evaluation.certified import Measured, comparisons, fitting_radii, median_interval, summarise
+from .files import read_arrays, read_json, write_arrays, write_json
+from .linear.competitors import METHODS, STOCHASTIC, Matrix, MethodFailed, MetricLearner, checked, recorded
+from .report import write_report
+from .results import record
+from .results.record import Record
+from .runs import machine
+
+SCHEMA = 1
+NORMS: Mapping[str, float] = {"l1": 1.0, "l2": 2.0, "linf": math.inf}
+RADII: Mapping[str, tuple[float, ...]] = {
+    "digits": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0),
+    "breast-cancer": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4),
+    "wine": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+    "dna": (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0),
+    "pendigits": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
+}
+"""Radii of the published tables, for l2; elsewhere they follow the radii found."""
+
+
+class Certifier(Protocol):
+    """What certifies: a nearest-neighbour classifier under a given metric."""
+
+    def fit(self, x: Any, y: Any, /) -> Any:
+        """Keep the training points."""
+        ...
+
+    def certify(self, x: Any, y: Any = None, /, *, norm: float = 2) -> Certificate:
+        """Return the certificate of test points with their labels."""
+        ...
+
+
+MakeCertifier = Callable[[int, Matrix | None], Certifier]
+"""K and a metric (None is the Euclidean one) -> a certifier that is not fitted."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Certification:
+    """What :func:`certify_table` found.
+
+    Attributes
+    ----------
+    out
+        Folder with ``certify.json``, ``records.jsonl``, ``metrics/``, ``certificates/`` and the report.
+    measured
+        One for each method, seed and K.
+    meta
+        The whole of ``certify.json``: settings, ``rows`` (one for each method and K, over its seeds),
+        ``failed`` (method -> reason), ``recorded`` (figures measured elsewhere of methods that failed) and
+        ``comparisons`` (paired, with the published ARML at its median radius).
+    records
+        Of all that was measured, also in earlier calls.
+    report
+        The report, or None.
+    """
+
+    out: Path
+    measured: tuple[Measured, ...]
+    meta: Mapping[str, Any]
+    records: list[Record]
+    report: Path | None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        report = None if self.report is None else str(self.report)
+        return {**self.meta, "out": str(self.out), "report": report, "records": self.records}
+
+
+def certify_table(
+    table: Table,
+    methods: Sequence[str] | Mapping[str, MetricLearner],
+    k: Sequence[int] = (1, 3, 11),
+    *,
+    norm: str = "l2",
+    n_test: int | None = None,
+    seeds: Sequence[int] = (0,),
+    method: str = "auto",
+    radii: Sequence[float] | None = None,
+    out: str | Path | None = None,
+    budget: float | None = None,
+    device: str = "cpu",
+    jobs: int | None = None,
+    report: bool = True,
+    certifier: MakeCertifier | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
+) -> Certification:
+    """Learn metrics on a table and certify nearest-neighbour classification of its test points.
+
+    What the folder holds already is read back, not measured again: a stopped call goes on, and a call with
+    more methods, seeds or K adds to what is there.
+
+    Parameters
+    ----------
+    table
+        Training and test points.
+    methods
+        Names of ``METHODS``; or functions (x, y, random state) -> M by name. A function is known again by
+        its name alone, so a changed one needs another name or folder.
+    k
+        Numbers of neighbours that vote.
+    norm
+        ``"l2"``, ``"linf"`` or ``"l1"``: how perturbations are measured.
+    n_test
+        Certify only the first so many test points.
+    seeds
+        Random states. Methods that have none are learned once, with the first.
+    method
+        How to certify; see :class:`holdfast.linear.RobustKNeighborsClassifier`.
+    radii
+        Where errors are told; by default those of the published tables, or round numbers that fit.
+    out
+        Folder; by default ``runs/certify-NAME``.
+    budget
+        Seconds for tightening each certificate, or None.
+    device, jobs
+        Where and with how many processes to certify.
+    report
+        Whether to write ``report.html`` and the curves as ``curves-kK.png``.
+    certifier
+        Another certifier than Holdfast's.
+    on_step
+        Called with what is being done, steps done and steps in all.
+
+    Returns
+    -------
+    Certification
+        A method that fails (its package is missing, its matrix is no metric) is told in ``meta["failed"]``;
+        where figures of it were recorded elsewhere on the same points, they stand in ``meta["recorded"]``.
+
+    Raises
+    ------
+    InvalidArgument
+        For no methods, K, seeds or radii that cannot be; before anything is learned.
+    UnknownName
+        For a method or norm that no table holds.
+    RunError
+        If ``out`` holds something else.
+    MethodFailed
+        If no method gives a metric.
+    """
+    learners = _learners(methods)
+    table = table.first(n_test)
+    ks, states = _whole("k", k, 1), _whole("seeds", seeds, 0)
+    if norm not in NORMS:
+        raise UnknownName("norm", norm, NORMS)
+    if radii is not None and not (radii and all(math.isfinite(r) and r > 0 for r in radii)):
+        raise InvalidArgument("radii", "finite numbers > 0", list(radii))
+    folder = Path("runs") / f"certify-{table.name}" if out is None else Path(out)
+    train = table.fingerprint("train")
+    _check_folder(folder, train)
+    make = certifier or _knn(method, budget, device, jobs)
+    for number in ks:  # refuse before anything is learned
+        make(number, None).fit(table.x_train, table.y_train)
+
+    plan = [(name, s) for name in learners for s in (states if _stochastic(name) else states[:1])]
+    settings = {"train": train, "test": table.fingerprint("test"), "norm": norm, "method": method}
+    settings |= {"budget": budget, "version": __version__}
+    step, steps = 0, len(plan) * (1 + len(ks))
+    measured: list[Measured] = []
+    failed: dict[str, str] = {}
+    found = None if radii is None else tuple(sorted({float(r) for r in radii}))
+
+    def tell(words: str) -> None:
+        nonlocal step
+        if on_step is not None:
+            on_step(words, step, steps)
+        step += 1
+
+    for name, seed in plan:
+        tell(f"{name}: learning, seed {seed}")
+        if name in failed:
+            step += len(ks)
+            continue
+        try:
+            m, train_seconds = _metric(folder, name, learners[name], seed, table, train)
+        except HoldfastError as error:
+            failed[name] = str(error)
+            step += len(ks)
+            continue
+        for number in ks:
+            tell(f"{name}: certifying {len(table.y_test)} points, K = {number}")
+            one = _certificate(folder, make, name, seed, number, m, train_seconds, table, settings)
+            measured.append(one)
+            found = (
+                found or (RADII.get(table.name) if norm == "l2" else None) or fitting_radii(one.certificate)
+            )
+            _append(folder / "records.jsonl", _records(one, table.name, norm, found))
+    if not measured or found is None:
+        raise MethodFailed("no method gave a metric: " + "; ".join(failed.values()))
+
+    meta = {
+        "schema": SCHEMA,
+        "name": table.name,
+        "version": __version__,
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "machine": machine(),
+        "run": {
+            "data": table.name, "provenance": table.provenance, "methods": list(learners), "k": list(ks),
+            "norm": norm, "seeds": list(states), "method": method, "budget": budget, "device": device,
+            "train points": len(table.y_train), "test points": len(table.y_test),
+            "features": table.x_train.shape[1], "classes": table.n_classes,
+        },
+        "data_fingerprint": {"train": train, "test": settings["test"]},
+        "radii": list(found),
+        "rows": summarise(measured, found),
+        "failed": failed,
+        "recorded": _recorded(table, norm, failed, ks),
+        "comparisons": comparisons(measured),
+    }  # fmt: skip
+    write_json(folder / "certify.json", meta)
+    wanted = {one.fingerprint for one in measured}
+    kept = [r for r in record.read(folder / "records.jsonl") if r["fingerprint"] in wanted]
+    page = None
+    if report:
+        from .report.certificates import read_certified, write_curves
+
+        if (certified := read_certified(folder)) is not None:
+            write_curves(certified, folder)
+        page = write_report([folder], folder / "report.html")
+    return Certification(out=folder, measured=tuple(measured), meta=meta, records=kept, report=page)
+
+
+def _learners(methods: Sequence[str] | Mapping[str, MetricLearner]) -> dict[str, MetricLearner]:
+    if isinstance(methods, Mapping):
+        found = dict(methods)
+    else:
+        names = [methods] if isinstance(methods, str) else list(methods)
+        unknown = next((name for name in names if name not in METHODS), None)
+        if unknown is not None:
+            raise UnknownName("methods", unknown, METHODS)
+        found = {name: METHODS[name] for name in names}
+    if not found:
+        raise InvalidArgument("methods", f"at least one of {', '.join(METHODS)}", [])
+    bad = [name for name in found if not name or not set(name) <= _NAME]
+    if bad:
+        raise InvalidArgument("methods", "names of letters, digits, '-', '_' and '.'", bad[0])
+    return found
+
+
+_NAME = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+
+
+def _stochastic(name: str) -> bool:
+    return name in STOCHASTIC or name not in METHODS
+
+
+def _whole(argument: str, values: Sequence[int], least: int) -> tuple[int, ...]:
+    found = tuple(dict.fromkeys(values))
+    if not found or any(isinstance(v, bool) or int(v) != v or v < least for v in found):
+        raise InvalidArgument(argument, f"one or more integers >= {least}", list(values))
+    return tuple(int(v) for v in found)
+
+
+def _check_folder(folder: Path, train: str) -> None:
+    path = folder / "certify.json"
+    if path.is_file():
+        meta = read_json(path)
+        if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+            raise RunError(f"{path}: was written by another schema; choose another --out")
+        if meta.get("data_fingerprint", {}).get("train") != train:
+            raise RunError(f"{folder}: holds certificates of other data; choose another --out")
+    elif folder.exists() and (
+        not folder.is_dir() or any(p.name not in ("records.jsonl", *_PARTS) for p in folder.iterdir())
+    ):
+        raise RunError(f"{folder}: exists and holds no certificates; choose another --out")
+
+
+_PARTS = ("metrics", "certificates")
+
+
+def _knn(method: str, budget: float | None, device: str, jobs: int | None) -> MakeCertifier:
+    def make(k: int, metric: Matrix | None) -> Certifier:
+        from .linear import RobustKNeighborsClassifier
+
+        made: Certifier = RobustKNeighborsClassifier(
+            n_neighbors=k, metric=metric, method=method, time_budget=budget, device=device, n_jobs=jobs
+        )
+        return made
+
+    return make
+
+
+def _hash(**settings: Any) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _metric(
+    folder: Path, name: str, learner: MetricLearner, seed: int, table: Table, train: str
+) -> tuple[Matrix, float]:
+    """Learn a metric, or read the one that is there; and the seconds that it took."""
+    key = _hash(train=train, method=name, seed=seed, version=__version__)
+    path = folder / "metrics" / f"{name}-seed{seed}-{key}.npz"
+    if path.is_file():
+        arrays = read_arrays(path)
+        return np.asarray(arrays["m"]), float(arrays["seconds"])
+    start = time.perf_counter()
+    m = checked(name, learner(table.x_train, table.y_train, seed))
+    taken = time.perf_counter() - start
+    if len(m) != table.x_train.shape[1]:
+        raise InvalidArgument(name, f"a matrix of {table.x_train.shape[1]} rows", m.shape)
+    write_arrays(path, {"m": m, "seconds": np.array(taken)})
+    return m, taken
+
+
+def _certificate(
+    folder: Path,
+    make: MakeCertifier,
+    name: str,
+    seed: int,
+    k: int,
+    m: Matrix,
+    train_seconds: float,
+    table: Table,
+    settings: Mapping[str, Any],
+) -> Measured:
+    """Certify, or read what is there."""
+    weights = hashlib.sha256(np.ascontiguousarray(m).data).hexdigest()[:16]
+    key = _hash(**settings, name=name, seed=seed, k=k, weights=weights)
+    file = f"certificates/{name}-k{k}-{settings['norm']}-seed{seed}-{key}.npz"
+    if (folder / file).is_file():
+        certificate, taken = _read(folder / file, NORMS[settings["norm"]])
+    else:
+        start = time.perf_counter()
+        fitted = make(k, None if np.array_equal(m, np.eye(len(m))) else m)
+        fitted.fit(table.x_train, table.y_train)
+        certificate = fitted.certify(table.x_test, table.y_test, norm=NORMS[settings["norm"]])
+        taken = time.perf_counter() - start
+        _write(folder / file, certificate, taken)
+    return Measured(
+        method=name, seed=seed, k=k, certificate=certificate, train_seconds=train_seconds, seconds=taken,
+        fingerprint=key, file=file,
+    )  # fmt: skip
+
+
+def _write(path: Path, c: Certificate, seconds: float) -> None:
+    arrays = {"radius": c.radius, "correct": c.correct, "exact": c.exact_rows()}
+    arrays |= {name: v for name in ("answer", "upper") if (v := getattr(c, name)) is not None}
+    facts = {"alpha": np.array(c.alpha), "method": np.array(c.method), "seconds": np.array(seconds)}
+    write_arrays(path, {**{name: v.detach().cpu().numpy() for name, v in arrays.items()}, **facts})
+
+
+def _read(path: Path, norm: float) -> tuple[Certificate, float]:
+    a = read_arrays(path)
+    tensors = {n: torch.from_numpy(a[n]) for n in ("radius", "correct", "exact", "answer", "upper") if n in a}
+    facts: dict[str, Any] = {"alpha": float(a["alpha"]), "method": str(a["method"]), "norm": norm}
+    return Certificate(**tensors, **facts), float(a["seconds"])
+
+
+def _records(one: Measured, dataset: str, norm: str, radii: Iterable[float]) -> list[Record]:
+    c, n = one.certificate, len(one.certificate)
+    shared: dict[str, Any] = {
+        "run": one.method, "dataset": dataset, "encoder": "mahalanobis", "defense": one.method,
+        "suite": f"knn-{one.k}", "norm": norm, "seed": one.seed, "seconds": one.seconds, "n": n,
+        "fingerprint": one.fingerprint,
+    }  # fmt: skip
+    wrong = int((~c.correct).sum())
+    made = [
+        record.make(
+            metric="clean-error", value=wrong / n, ci=wilson(wrong, n), higher_is_robust=False, **shared
+        )
+    ]
+    for r in radii:
+        held = int((c.correct & (c.radius > r)).sum())
+        made.append(
+            record.make(metric=f"certified@{r:g}", value=held / n, ci=wilson(held, n), eps=r, **shared)
+        )
+    if math.isfinite(c.median()):
+        median = median_interval(c)
+        made.append(record.make(metric="certified-median", value=median[0], ci=median[1:], **shared))
+    return made
+
+
+def _append(path: Path, records: Sequence[Record]) -> None:
+    there = {(r["fingerprint"], r["metric"]) for r in record.read(path)} if path.is_file() else set()
+    new = [r for r in records if (r["fingerprint"], r["metric"]) not in there]
+    if new:
+        record.append(path, new)
+
+
+def _recorded(table: Table, norm: str, failed: Iterable[str], ks: Sequence[int]) -> list[dict[str, Any]]:
+    """Return figures measured elsewhere, on these very points, of methods that cannot be run here."""
+    file = recorded(table.name)
+    if file is None or file["norm"] != norm or file["n_test"] != len(table.y_test):
+        return []
+    rows = []
+    for name in failed:
+        for k in ks:
+            figures = file["methods"].get(name, {}).get(str(k))
+            if figures is not None:
+                errors = dict(zip(file["radii"], figures["certified_error"], strict=True))
+                kept = [{"radius": r, "value": value} for r, value in errors.items()]
+                rows.append({"method": name, "k": k, **figures, "certified_error": kept})
+    return [{**row, "provenance": file["provenance"]} for row in rows]
+
+
+__all__ = ["NORMS", "RADII", "Certification", "Certifier", "Measured", "certify_table"]

@@ -1,0 +1,147 @@
+"""Certificates of several methods put in tables: errors with intervals, medians, paired comparisons."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..certify import Certificate
+from .paired import compare
+from .stats import bootstrap, wilson
+
+BASELINE = "arml"
+"""The published ARML: what others are compared with where it was measured."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Measured:
+    """One metric, certified for one K.
+
+    Attributes
+    ----------
+    method, seed, k
+        Whose, and of which vote.
+    certificate
+        Of every test point.
+    train_seconds, seconds
+        Of learning the metric and of certifying all test points.
+    fingerprint
+        Hash of the settings.
+    file
+        Where the radii are kept, relative to the folder.
+    """
+
+    method: str
+    seed: int
+    k: int
+    certificate: Certificate
+    train_seconds: float
+    seconds: float
+    fingerprint: str
+    file: str
+
+
+def fitting_radii(c: Certificate) -> tuple[float, ...]:
+    """Return eight round radii up to about the 90 % quantile of those found."""
+    positive = c.radius[(c.radius > 0) & c.radius.isfinite()]
+    if not len(positive):
+        return (0.1, 0.2, 0.5, 1.0)
+    raw = float(positive.quantile(0.9)) / 8
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(
+        s for s in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if s * power >= raw * (1 - 1e-9)
+    )
+    return tuple(float(f"{i * step * power:.6g}") for i in range(1, 9))
+
+
+def median_interval(c: Certificate) -> tuple[float, float, float]:
+    radius = c.radius.cpu().numpy()
+    middle = float(np.median(radius))
+    low, high = bootstrap(lambda rows: float(np.median(radius[rows])), len(radius))
+    return middle, min(low, middle), max(high, middle)
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def share(shares: Sequence[float], n: int) -> dict[str, Any]:
+    """Return the mean share over seeds, its interval over points, and the least and largest of the seeds."""
+    value = float(np.mean(shares))
+    low, high = wilson(round(value * n), n)
+    spread = [min(shares), max(shares)] if len(shares) > 1 else None
+    return {"value": value, "low": min(low, value), "high": max(high, value), "spread": spread}
+
+
+def summarise(measured: Sequence[Measured], radii: Sequence[float]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, int], list[Measured]] = {}
+    for one in measured:
+        groups.setdefault((one.method, one.k), []).append(one)
+    rows = []
+    for (name, k), ones in groups.items():
+        certificates = [one.certificate for one in ones]
+        n = len(certificates[0])
+        medians = [c.median() for c in certificates]
+        interval = median_interval(certificates[0])[1:] if math.isfinite(medians[0]) else (math.inf, math.inf)
+        right = sum(float(c.correct.sum()) for c in certificates)
+        exact = sum(float((c.exact_rows() & c.correct).sum()) for c in certificates)
+        rows.append(
+            {
+                "method": name,
+                "k": k,
+                "n": n,
+                "seeds": [one.seed for one in ones],
+                "clean_error": share([c.error_at(-1.0) for c in certificates], n),
+                "median": {
+                    "value": _finite(float(np.mean(medians))),
+                    "low": _finite(interval[0]),
+                    "high": _finite(interval[1]),
+                    "spread": [_finite(min(medians)), _finite(max(medians))] if len(ones) > 1 else None,
+                },
+                "certified_error": [share([c.error_at(r) for c in certificates], n) for r in radii],
+                "attacked_error": [
+                    share([c.attacked_error_at(r) for c in certificates], n) for r in radii
+                ] if all(c.upper is not None for c in certificates) else None,
+                "exact": exact / right if right else None,
+                "certificate": certificates[0].method,
+                "train_seconds": float(np.mean([one.train_seconds for one in ones])),
+                "seconds": float(np.mean([one.seconds for one in ones])),
+                "files": [one.file for one in ones],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def comparisons(measured: Sequence[Measured]) -> list[dict[str, Any]]:
+    """Compare certified errors at the median radius of the published ARML, or of the first method."""
+    names = list(dict.fromkeys(one.method for one in measured))
+    base = BASELINE if BASELINE in names else names[0]
+    first = {(one.method, one.k): one.certificate for one in reversed(measured)}
+    found = []
+    for (name, k), c in sorted(first.items(), key=lambda item: (item[0][1], names.index(item[0][0]))):
+        theirs = first[base, k]
+        radius = theirs.median()
+        if name == base or not math.isfinite(radius):
+            continue
+        a, b = (1.0 - (x.correct & (x.radius > radius)).double() for x in (theirs, c))
+        d = compare(a, b)
+        found.append(
+            {
+                "method": name,
+                "baseline": base,
+                "k": k,
+                "radius": radius,
+                "difference": d.difference,
+                "low": d.low,
+                "high": d.high,
+                "p_value": d.p_value,
+                "discordant": list(d.discordant),
+                "supported": d.supported,
+                "words": d.words(base, name),
+            }
+        )
+    return found
