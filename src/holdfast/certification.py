@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,8 +19,15 @@ from ._version import __version__
 from .certify import Certificate
 from .data.tabular import Table
 from .errors import HoldfastError, InvalidArgument, RunError, UnknownName
-from .evaluation import wilson
-from .evaluation.certified import Measured, comparisons, fitting_radii, median_interval, summarise
+from .evaluation.certified import (
+    Measured,
+    comparisons,
+    fitting_radii,
+    read_certificate,
+    records_of,
+    summarise,
+    write_certificate,
+)
 from .files import read_arrays, read_json, write_arrays, write_json
 from .linear.competitors import METHODS, STOCHASTIC, Matrix, MethodFailed, MetricLearner, checked, recorded
 from .report import write_report
@@ -38,6 +45,8 @@ RADII: Mapping[str, tuple[float, ...]] = {
     "pendigits": (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5),
 }
 """Radii of the published tables, for l2; elsewhere they follow the radii found."""
+WAYS = ("auto", "bound", "tight", "exact")
+"""How to certify; see :class:`holdfast.linear.RobustKNeighborsClassifier`."""
 
 
 class Certifier(Protocol):
@@ -49,6 +58,10 @@ class Certifier(Protocol):
 
     def certify(self, x: Any, y: Any = None, /, *, norm: float = 2) -> Certificate:
         """Return the certificate of test points with their labels."""
+        ...
+
+    def attack(self, x: Any, y: Any = None, /) -> tuple[Any, Any]:
+        """Return the l2 lengths (n,) of changes that succeed, and the changes."""
         ...
 
 
@@ -99,6 +112,7 @@ def certify_table(
     method: str = "auto",
     radii: Sequence[float] | None = None,
     out: str | Path | None = None,
+    attack: bool = False,
     budget: float | None = None,
     device: str = "cpu",
     jobs: int | None = None,
@@ -132,10 +146,12 @@ def certify_table(
         Where errors are told; by default those of the published tables, or round numbers that fit.
     out
         Folder; by default ``runs/certify-NAME``.
+    attack
+        Whether to look for short changes that succeed as well (l2 only): bounds from above.
     budget
         Seconds for tightening each certificate, or None.
     device, jobs
-        Where and with how many processes to certify.
+        Where and with how many threads to certify, -1 for all cores.
     report
         Whether to write ``report.html`` and the curves as ``curves-kK.png``.
     certifier
@@ -165,6 +181,10 @@ def certify_table(
     ks, states = _whole("k", k, 1), _whole("seeds", seeds, 0)
     if norm not in NORMS:
         raise UnknownName("norm", norm, NORMS)
+    if certifier is None and method not in WAYS:
+        raise UnknownName("method", method, WAYS)
+    if attack and norm != "l2":
+        raise InvalidArgument("attack", "the norm l2", norm)
     if radii is not None and not (radii and all(math.isfinite(r) and r > 0 for r in radii)):
         raise InvalidArgument("radii", "finite numbers > 0", list(radii))
     folder = Path("runs") / f"certify-{table.name}" if out is None else Path(out)
@@ -175,12 +195,15 @@ def certify_table(
         make(number, None).fit(table.x_train, table.y_train)
 
     plan = [(name, s) for name in learners for s in (states if _stochastic(name) else states[:1])]
-    settings = {"train": train, "test": table.fingerprint("test"), "norm": norm, "method": method}
-    settings |= {"budget": budget, "version": __version__}
+    settings: dict[str, Any] = {
+        "train": train, "test": table.fingerprint("test"), "norm": norm, "method": method,
+        "attack": attack, "budget": budget, "version": __version__,
+    }  # fmt: skip
     step, steps = 0, len(plan) * (1 + len(ks))
     measured: list[Measured] = []
     failed: dict[str, str] = {}
     found = None if radii is None else tuple(sorted({float(r) for r in radii}))
+    usual = RADII.get(table.name) if norm == "l2" else None
 
     def tell(words: str) -> None:
         nonlocal step
@@ -203,22 +226,20 @@ def certify_table(
             tell(f"{name}: certifying {len(table.y_test)} points, K = {number}")
             one = _certificate(folder, make, name, seed, number, m, train_seconds, table, settings)
             measured.append(one)
-            found = (
-                found or (RADII.get(table.name) if norm == "l2" else None) or fitting_radii(one.certificate)
-            )
-            _append(folder / "records.jsonl", _records(one, table.name, norm, found))
+            found = found or usual or fitting_radii(one.certificate)
+            _append(folder / "records.jsonl", records_of(one, table.name, norm, found))
     if not measured or found is None:
         raise MethodFailed("no method gave a metric: " + "; ".join(failed.values()))
 
     meta = {
         "schema": SCHEMA,
-        "name": table.name,
         "version": __version__,
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": machine(),
         "run": {
             "data": table.name, "provenance": table.provenance, "methods": list(learners), "k": list(ks),
-            "norm": norm, "seeds": list(states), "method": method, "budget": budget, "device": device,
+            "norm": norm, "seeds": list(states), "method": method, "attack": attack, "budget": budget,
+            "device": device,
             "train points": len(table.y_train), "test points": len(table.y_test),
             "features": table.x_train.shape[1], "classes": table.n_classes,
         },
@@ -290,7 +311,7 @@ def _check_folder(folder: Path, train: str) -> None:
 _PARTS = ("metrics", "certificates")
 
 
-def _knn(method: str, budget: float | None, device: str, jobs: int | None) -> MakeCertifier:
+def _knn(method: Any, budget: float | None, device: str, jobs: int | None) -> MakeCertifier:
     def make(k: int, metric: Matrix | None) -> Certifier:
         from .linear import RobustKNeighborsClassifier
 
@@ -340,56 +361,21 @@ def _certificate(
     key = _hash(**settings, name=name, seed=seed, k=k, weights=weights)
     file = f"certificates/{name}-k{k}-{settings['norm']}-seed{seed}-{key}.npz"
     if (folder / file).is_file():
-        certificate, taken = _read(folder / file, NORMS[settings["norm"]])
+        certificate, taken = read_certificate(folder / file, NORMS[settings["norm"]])
     else:
         start = time.perf_counter()
         fitted = make(k, None if np.array_equal(m, np.eye(len(m))) else m)
         fitted.fit(table.x_train, table.y_train)
         certificate = fitted.certify(table.x_test, table.y_test, norm=NORMS[settings["norm"]])
+        if settings["attack"] and certificate.upper is None:
+            lengths, _ = fitted.attack(table.x_test, table.y_test)
+            certificate = replace(certificate, upper=torch.from_numpy(np.asarray(lengths, dtype=np.float64)))
         taken = time.perf_counter() - start
-        _write(folder / file, certificate, taken)
+        write_certificate(folder / file, certificate, taken)
     return Measured(
         method=name, seed=seed, k=k, certificate=certificate, train_seconds=train_seconds, seconds=taken,
         fingerprint=key, file=file,
     )  # fmt: skip
-
-
-def _write(path: Path, c: Certificate, seconds: float) -> None:
-    arrays = {"radius": c.radius, "correct": c.correct, "exact": c.exact_rows()}
-    arrays |= {name: v for name in ("answer", "upper") if (v := getattr(c, name)) is not None}
-    facts = {"alpha": np.array(c.alpha), "method": np.array(c.method), "seconds": np.array(seconds)}
-    write_arrays(path, {**{name: v.detach().cpu().numpy() for name, v in arrays.items()}, **facts})
-
-
-def _read(path: Path, norm: float) -> tuple[Certificate, float]:
-    a = read_arrays(path)
-    tensors = {n: torch.from_numpy(a[n]) for n in ("radius", "correct", "exact", "answer", "upper") if n in a}
-    facts: dict[str, Any] = {"alpha": float(a["alpha"]), "method": str(a["method"]), "norm": norm}
-    return Certificate(**tensors, **facts), float(a["seconds"])
-
-
-def _records(one: Measured, dataset: str, norm: str, radii: Iterable[float]) -> list[Record]:
-    c, n = one.certificate, len(one.certificate)
-    shared: dict[str, Any] = {
-        "run": one.method, "dataset": dataset, "encoder": "mahalanobis", "defense": one.method,
-        "suite": f"knn-{one.k}", "norm": norm, "seed": one.seed, "seconds": one.seconds, "n": n,
-        "fingerprint": one.fingerprint,
-    }  # fmt: skip
-    wrong = int((~c.correct).sum())
-    made = [
-        record.make(
-            metric="clean-error", value=wrong / n, ci=wilson(wrong, n), higher_is_robust=False, **shared
-        )
-    ]
-    for r in radii:
-        held = int((c.correct & (c.radius > r)).sum())
-        made.append(
-            record.make(metric=f"certified@{r:g}", value=held / n, ci=wilson(held, n), eps=r, **shared)
-        )
-    if math.isfinite(c.median()):
-        median = median_interval(c)
-        made.append(record.make(metric="certified-median", value=median[0], ci=median[1:], **shared))
-    return made
 
 
 def _append(path: Path, records: Sequence[Record]) -> None:

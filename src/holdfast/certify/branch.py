@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .programme import FEASIBLE, Solution, Territory, Working, solve, violations
+from .programme import FEASIBLE, Solution, Territory, Working, inward, solve, violations
 
 ROWS = 512
 """Programmes that are solved together."""
@@ -28,11 +28,29 @@ SAME = 1e-9
 
 
 class Outcome(NamedTuple):
-    """Lower bounds (n,), lengths of the best moves (n,), infinite where none was found, and moves (n, r)."""
+    """What was found for n points.
+
+    Attributes
+    ----------
+    lower
+        (n,) no move is shorter.
+    upper, move
+        (n,) lengths of the best moves, infinite where none was found, and (n, r) the moves to the boundary.
+    inward
+        (n, r) where to go from there to get beyond the boundary.
+    """
 
     lower: Tensor
     upper: Tensor
     move: Tensor
+    inward: Tensor
+
+    @classmethod
+    def of(cls, land: Territory, t: Tensor, solution: Solution) -> Outcome:
+        """Turn solutions into outcomes."""
+        reached = solution.solved & torch.isfinite(solution.bound)
+        upper = torch.where(reached, solution.move.norm(dim=1), torch.inf)
+        return cls(solution.bound, upper, solution.move, inward(land, t, solution.working))
 
 
 @dataclass(order=True, slots=True)
@@ -82,11 +100,8 @@ def branch(
 def _without_branches(land: Territory, t: Tensor, rivals: Tensor, spare: int, cutoff: Tensor) -> Outcome:
     if len(land.own) <= spare:  # all may stay: the rivals are there already
         zero = t.new_zeros(len(t))
-        return Outcome(zero, zero, torch.zeros_like(t))
-    solution = solve(land, t, rivals, cutoff=cutoff)
-    upper = torch.where(solution.solved, solution.move.norm(dim=1), torch.inf)
-    upper = torch.where(torch.isinf(solution.bound), torch.inf, upper)
-    return Outcome(solution.bound, upper, solution.move)
+        return Outcome(zero, zero, torch.zeros_like(t), torch.zeros_like(t))
+    return Outcome.of(land, t, solve(land, t, rivals, cutoff=cutoff))
 
 
 class _Search:
@@ -97,7 +112,7 @@ class _Search:
         self.cutoff = cutoff.tolist()
         self.upper = [float("inf")] * len(t)
         self.settled = [float("inf")] * len(t)  # least bound of the solutions that count
-        self.move = torch.zeros_like(t)
+        self.move, self.inward = torch.zeros_like(t), torch.zeros_like(t)
         self.counter = itertools.count()
         self.heaps = [[_Node(0.0, next(self.counter), (), (), None)] for _ in range(len(t))]
         self.spent = [0] * len(t)
@@ -113,10 +128,10 @@ class _Search:
             min(heap[0].bound if heap else torch.inf, self.settled[i], self.cutoff[i]) * (1 - SAME)
             for i, heap in enumerate(self.heaps)
         ]
-        return Outcome(self.t.new_tensor(lower), self.t.new_tensor(self.upper), self.move)
+        return Outcome(self.t.new_tensor(lower), self.t.new_tensor(self.upper), self.move, self.inward)
 
     def _enough(self, point: int) -> float:
-        return min(self.upper[point], self.cutoff[point])
+        return float(min(self.upper[point], self.cutoff[point]))
 
     def _pick(self, nodes: int) -> list[tuple[int, _Node]]:
         """Take the best open nodes of all points that are not finished, about ``ROWS`` together."""
@@ -157,13 +172,15 @@ class _Search:
                 length = float(solution.move[row].norm())
                 if length < self.upper[i]:
                     self.upper[i], self.move[i] = length, solution.move[row]
+                    at = torch.tensor([row], device=t.device)
+                    self.inward[i] = inward(self.land, t[at], solution.working.rows(at))[0]
             else:
                 self._branch(i, node, bound, left, solution, row)
 
     def _branch(
         self, point: int, node: _Node, bound: float, left: list[int], solution: Solution, row: int
     ) -> None:
-        """One of the first few unpassed neighbours has to be passed: which is the first of them?"""
+        """Add a node for each of the first unpassed neighbours: it is passed, those before it are spared."""
         room = self.spare - len(node.spared)
         working = solution.working.rows(torch.tensor([row], device=self.t.device))
         must = node.must or ()

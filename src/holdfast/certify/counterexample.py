@@ -2,9 +2,9 @@
 
 The boundary attack of Wang et al. (NeurIPS 2020) walks at random and ends 1.5 times too far in the median.
 Here every start names the rivals that shall take the majority; the programme gives the shortest move that
-makes them nearer than all rightful neighbours; those whose half-spaces press hardest are spared, as many as
-may stay; then the nearest rivals and neighbours at the point that was reached are taken, and so on. For
-K = 1 and enough starts this is the exact answer.
+makes them nearer than all rightful neighbours but those that are spared. At the point that was reached, the
+nearest rivals are taken, and the neighbour whose half-spaces press hardest is spared; and so on. For K = 1
+and enough starts this is the exact answer.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 
 from .branch import Outcome
-from .nearest import Radii, screen
+from .nearest import nothing, screen, take
 from .programme import Solution, Territory, solve
 from .references import References, majority
 
 CHUNK = 1024
 BEYOND = (1e-9, 1e-7, 1e-5, 1e-3)
-"""How much further than the boundary, relatively, a move may go until the answer changes."""
+"""How far beyond the boundary, relative to its length, a move may go until the answer changes."""
 
 
-def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds: int = 3) -> Radii:
+def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds: int = 3) -> Outcome:
     """Look for short moves after which another class has a strict majority of the k nearest.
 
     Parameters
@@ -40,59 +40,99 @@ def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds:
 
     Returns
     -------
-    Radii
+    Outcome
         Lengths and moves; infinite and 0 where no other class has enough references.
     """
     wrong, spare = majority(k)
-    best = Radii(lower=t.new_zeros(len(t)), upper=t.new_full((len(t),), torch.inf), move=torch.zeros_like(t))
+    best = nothing(t)
     labels = land.references.labels
     large = torch.bincount(labels)[labels[land.others]] >= wrong
     if not len(t) or not bool(large.any()):
         return best
     bounds = screen(land, t, spare=spare).masked_fill(~large, torch.inf)
-    first = bounds.topk(min(starts, int(large.sum())), dim=1, largest=False).indices  # (n, h)
-    points = torch.arange(len(t), device=t.device).repeat_interleave(first.shape[1])
-    at, wanted = t[points], labels[land.others[first.flatten()]]
-    rivals = _nearest_of(land.references, land.references.points[land.others[first.flatten()]], wanted, wrong)
-    must = torch.ones(len(at), len(land.own), dtype=torch.bool, device=t.device)
+    rows, seeds, must = _starts(land, bounds, wrong, spare, starts)
+    at, wanted = t[rows], labels[seeds]
+    rivals = _nearest_of(land.references, land.references.points[seeds], wanted, wrong)
+    third = len(at) // 3
+    rivals[:third] = _likeliest(land, bounds[rows[:third]], seeds[:third], wrong)
     endless = at.new_full((len(at),), torch.inf)
-    for turn in range(spare + rounds):
+    for _ in range(spare + rounds):
         solution = solve(land, at, rivals, cutoff=endless, must=must)
-        length = torch.where(torch.isinf(solution.bound), torch.inf, solution.move.norm(dim=1))
-        best.take(points, Outcome(solution.bound, length, solution.move))
-        if turn < spare:
-            must = _spare_one(solution, must)
-            continue
+        take(best, rows, Outcome.of(land, at, solution))
         reached = at + solution.move
-        rivals = _nearest_of(land.references, reached, wanted, wrong)
+        if wrong > 1:
+            rivals = _nearest_of(land.references, reached, wanted, wrong)
         if spare:
-            own = land.references.distances(reached, land.own)
-            near = own.topk(min(spare, own.shape[1]), dim=1, largest=False).indices
-            must = torch.ones_like(must).scatter_(1, near, value=False)
+            must = _respare(land, solution, reached, must, spare)
     return best
+
+
+def _starts(
+    land: Territory, bounds: Tensor, wrong: int, spare: int, starts: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return rows of points (b,), references to begin at (b,) and which neighbours must be passed (b, p).
+
+    A third of the starts are the rivals with the lowest bounds, and a third the same with their nearest
+    mates, nobody spared. The others stand where their class wins already: the neighbours that are nearest
+    there are spared.
+    """
+    r = land.references
+    wide = min(4 * starts, bounds.shape[1])
+    listed = bounds.topk(wide, dim=1, largest=False)
+    listed.indices[torch.isinf(listed.values)] = listed.indices[:, :1].expand_as(listed.indices)[
+        torch.isinf(listed.values)
+    ]
+    seeds, inverse = torch.unique(land.others[listed.indices], return_inverse=True)
+    own = r.distances(r.points[seeds], land.own)
+    near = own.topk(min(spare + 1, own.shape[1]), dim=1, largest=False)
+    mates = _nearest_of(r, r.points[seeds], r.labels[seeds], wrong)
+    reach = torch.stack(
+        [r.distances(r.points[s : s + 1], m)[0].max() for s, m in zip(seeds.tolist(), mates, strict=True)]
+    )
+    wins = (reach < near.values[:, -1]) | (own.shape[1] <= spare)
+    preferred = (~wins[inverse]).double() * 1e9 + torch.arange(wide, device=bounds.device)
+    first = inverse[:, : min(starts, wide)]
+    second = inverse.gather(1, preferred.topk(min(starts, wide), dim=1, largest=False).indices)
+    points = torch.arange(len(bounds), device=bounds.device).repeat_interleave(first.shape[1])
+    must = torch.ones(3 * len(points), own.shape[1], dtype=torch.bool, device=bounds.device)
+    if spare:
+        must[2 * len(points) :].scatter_(1, near.indices[second.flatten(), :spare], value=False)
+    chosen = torch.cat((first.flatten(), first.flatten(), second.flatten()))
+    return points.repeat(3), seeds[chosen], must
+
+
+def _likeliest(land: Territory, bounds: Tensor, seeds: Tensor, count: int) -> Tensor:
+    """Return (n, count) rows: seeds, and the references of their classes with the lowest bounds (n, q)."""
+    labels = land.references.labels
+    same = labels[land.others] == labels[seeds][:, None]
+    order = torch.where(same, bounds, torch.inf).masked_fill(land.others == seeds[:, None], -1.0)
+    return land.others[order.topk(count, dim=1, largest=False).indices]
 
 
 def _nearest_of(references: References, y: Tensor, wanted: Tensor, count: int) -> Tensor:
     """Return (n, count) rows of the references of the wanted classes that are nearest to y."""
     rows = []
-    for part, labels in zip(y.split(CHUNK), wanted.split(CHUNK), strict=True):
+    for part, labels in zip(torch.split(y, CHUNK), torch.split(wanted, CHUNK), strict=True):
         d = references.distances(part).masked_fill_(references.labels != labels[:, None], torch.inf)
         rows.append(d.topk(count, dim=1, largest=False).indices)
     return torch.cat(rows)
 
 
-def _spare_one(solution: Solution, must: Tensor) -> Tensor:
-    """Spare the neighbour whose half-spaces press hardest: the one with the largest multipliers."""
+def _respare(land: Territory, solution: Solution, reached: Tensor, must: Tensor, spare: int) -> Tensor:
+    """Spare the neighbour whose half-spaces press hardest, and no longer the one that is farthest away."""
     guard, p = solution.working.guard, must.shape[1]
     counts = (guard >= 0) & (guard < p)
-    press = must.new_zeros(must.shape, dtype=solution.move.dtype)
+    press = torch.zeros(must.shape, dtype=reached.dtype, device=must.device)
     press.scatter_add_(1, guard.clamp(0, p - 1), solution.working.dual * counts)
-    heaviest = press.masked_fill(~must, -1.0).argmax(1)
-    return must.scatter(1, heaviest[:, None], value=False)
+    heaviest = press.masked_fill(~must, -1.0).argmax(1, keepdim=True)
+    away = land.references.distances(reached, land.own).masked_fill(must, -1.0).argmax(1, keepdim=True)
+    full = (~must).sum(1, keepdim=True) >= spare
+    freed = must.scatter(1, away, must.gather(1, away) | full)
+    return freed.scatter(1, heaviest, value=False)
 
 
-def flips(references: References, t: Tensor, radii: Radii, answer: Tensor, k: int) -> Radii:
-    """Lengthen moves a little until the classifier's answer changes; give up those that do not.
+def flips(references: References, t: Tensor, found: Outcome, answer: Tensor, k: int) -> Outcome:
+    """Go beyond the boundary, a little, until the classifier's answer changes; give up moves that do not.
 
     Parameters
     ----------
@@ -100,20 +140,20 @@ def flips(references: References, t: Tensor, radii: Radii, answer: Tensor, k: in
         The classifier.
     t
         (n, r) points in its coordinates.
-    radii
+    found
         Moves to the boundary.
     answer
         (n,) answers that shall change.
     k
         Neighbours that vote.
     """
-    upper, move = torch.full_like(radii.upper, torch.inf), torch.zeros_like(radii.move)
-    waiting = torch.isfinite(radii.upper)
+    upper, move = torch.full_like(found.upper, torch.inf), torch.zeros_like(found.move)
+    waiting = torch.isfinite(found.upper)
     for beyond in BEYOND:
         at = torch.nonzero(waiting).squeeze(1)
         if not len(at):
             break
-        longer = radii.move[at] * (1 + beyond)
+        longer = found.move[at] + beyond * found.upper[at, None] * found.inward[at]
         if references.box is not None:
             low, high = (side - references.centre for side in references.box)
             longer = torch.clamp(t[at] + longer, low, high) - t[at]
@@ -121,4 +161,4 @@ def flips(references: References, t: Tensor, radii: Radii, answer: Tensor, k: in
         move[at[changed]] = longer[changed]
         upper[at[changed]] = longer[changed].norm(dim=1)
         waiting[at[changed]] = False
-    return radii._replace(upper=upper, move=move)
+    return found._replace(upper=upper, move=move)

@@ -44,20 +44,19 @@ class Effort(NamedTuple):
     deadline: float | None = None
 
 
-class Radii(NamedTuple):
-    """Lower bounds, lengths of known moves, and the moves; (n,), (n,) and (n, r)."""
+def nothing(t: Tensor) -> Outcome:
+    """Return that nothing is known of points (n, r)."""
+    endless = t.new_full((len(t),), torch.inf)
+    return Outcome(t.new_zeros(len(t)), endless, torch.zeros_like(t), torch.zeros_like(t))
 
-    lower: Tensor
-    upper: Tensor
-    move: Tensor
 
-    def take(self, points: Tensor, outcome: Outcome) -> None:
-        """Note the moves that are shorter than those known."""
-        order = outcome.upper.argsort(descending=True)
-        order = order[outcome.upper[order] < self.upper[points[order]]]
-        for i in order.tolist():  # the shortest of a point comes last
-            self.upper[points[i]] = outcome.upper[i]
-            self.move[points[i]] = outcome.move[i]
+def take(best: Outcome, points: Tensor, outcome: Outcome) -> None:
+    """Note the moves of outcomes (b,) that are shorter than those known of their points (b,)."""
+    order = outcome.upper.argsort(descending=True)
+    order = order[outcome.upper[order] < best.upper[points[order]]]
+    for i in order.tolist():  # the shortest of a point comes last
+        best.upper[points[i]] = outcome.upper[i]
+        best.move[points[i]], best.inward[points[i]] = outcome.move[i], outcome.inward[i]
 
 
 def screen(land: Territory, t: Tensor, size: int = SCREEN, spare: int = 0) -> Tensor:
@@ -85,7 +84,7 @@ def screen(land: Territory, t: Tensor, size: int = SCREEN, spare: int = 0) -> Te
     return best
 
 
-def smallest(land: Territory, t: Tensor, k: int, effort: Effort, known: Radii | None = None) -> Radii:
+def smallest(land: Territory, t: Tensor, k: int, effort: Effort, known: Outcome | None = None) -> Outcome:
     """Bound, or find, the smallest perturbations of points (n, r) that are classified rightly.
 
     Parameters
@@ -102,9 +101,7 @@ def smallest(land: Territory, t: Tensor, k: int, effort: Effort, known: Radii | 
         Moves that are known to do; shorter ones are searched.
     """
     wrong, spare = majority(k)
-    best = known or Radii(
-        lower=t.new_zeros(len(t)), upper=t.new_full((len(t),), torch.inf), move=torch.zeros_like(t)
-    )
+    best = known or nothing(t)
     if len(land.others) < wrong or not len(t):
         return best._replace(lower=torch.full_like(best.lower, torch.inf))
     bounds = screen(land, t, spare=spare)
@@ -115,7 +112,7 @@ def smallest(land: Territory, t: Tensor, k: int, effort: Effort, known: Radii | 
 
 
 def _singles(
-    land: Territory, t: Tensor, bounds: Tensor, spare: int, wrong: int, best: Radii, effort: Effort
+    land: Territory, t: Tensor, bounds: Tensor, spare: int, wrong: int, best: Outcome, effort: Effort
 ) -> Tensor:
     """Raise the bounds (n, q) of single rivals, lowest first, as far as they can matter."""
     bounds = bounds.clone()
@@ -138,14 +135,14 @@ def _singles(
             bounds[points, column] = torch.maximum(bounds[points, column], outcome.lower)
             done[points, column] = True
             if wrong == 1:
-                best.take(points, outcome)
+                take(best, points, outcome)
                 enough = best.upper.clone()
         wave = max(FIRST_RIVALS, wave * 2)
 
 
 def _sets(
-    land: Territory, t: Tensor, singles: Tensor, wrong: int, spare: int, best: Radii, effort: Effort
-) -> Radii:
+    land: Territory, t: Tensor, singles: Tensor, wrong: int, spare: int, best: Outcome, effort: Effort
+) -> Outcome:
     """Sets of rivals, in the order of the bound of their worst member."""
     order = singles.sort(dim=1)
     lower = best.upper.clone()  # of all sets that were opened
@@ -172,7 +169,7 @@ def _sets(
         outcome = branch(
             land, t[at], rivals, spare, best.upper[at], nodes=effort.nodes, deadline=effort.deadline
         )
-        best.take(at, outcome)
+        take(best, at, outcome)
         bound = torch.maximum(outcome.lower, order.values[at, [s[-1] for s in sets]])
         lower.scatter_reduce_(0, at, bound, "amin")
     rest = [float(order.values[i, s[-1]]) if s else torch.inf for i, s in enumerate(waiting)]

@@ -135,6 +135,16 @@ def normals(land: Territory, t: Tensor, guard: Tensor, rival: Tensor) -> tuple[T
     return a * used[..., None], torch.where(used, b, torch.zeros_like(b))
 
 
+def inward(land: Territory, t: Tensor, working: Working) -> Tensor:
+    """Return (n, r) directions that leave every active half-space's boundary at unit speed, to its inside."""
+    a, _ = normals(land, t[:, None, :].expand(-1, working.guard.shape[1], -1), working.guard, working.rival)
+    gram = a @ a.transpose(1, 2)
+    gram.diagonal(dim1=1, dim2=2).masked_fill_(working.guard < 0, 1.0)
+    weight, _ = torch.linalg.solve_ex(gram, a.norm(dim=2))
+    out: Tensor = -(weight[:, None, :] @ a).squeeze(1)
+    return out
+
+
 def violations(land: Territory, y: Tensor, rivals: Tensor) -> tuple[Tensor, Tensor]:
     """Return by how much (squared distance) rightful neighbours stay nearer than the farthest rival.
 

@@ -148,7 +148,8 @@ class References:
     @cached_property
     def classes(self) -> Tensor:
         """Class codes that occur, ascending."""
-        return torch.unique(self.labels)
+        out: Tensor = torch.unique(self.labels)
+        return out
 
     def inside(self, x: Tensor) -> Tensor:
         """Turn inputs (n, D) into coordinates (n, r)."""

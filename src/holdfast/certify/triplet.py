@@ -46,13 +46,21 @@ from .references import References, majority
 DUAL = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}
 """Norm of a perturbation -> norm of the bisector's normal."""
 TABLE = 20_000_000
-"""Up to this many pairs of one class with the others keep their lengths in a table."""
+"""A class that forms at most so many pairs with the others may keep their lengths in a table."""
+PAIRS = 10_000
+"""Pairs that one point forms, about: a table has to be used often enough to pay."""
 FEW = 32
 """Positives of the second lower bound."""
 BLOCK = 4_000_000
 """Numbers that one block of pairs, or of gathered references, may hold."""
 TINY = 1e-150
 """Stands for a length of 0, so that 0 / 0 becomes 0."""
+
+
+def lengths(x: Tensor) -> Tensor:
+    """Return the Euclidean lengths of rows (n, r), also for r = 0."""
+    out: Tensor = torch.linalg.vector_norm(x, dim=1)
+    return out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -89,7 +97,7 @@ class Bisectors:
     def squares(self) -> Tensor:
         """(N,) squared lengths of the images."""
         r = self.references
-        return r.squares if r.matrix is None else torch.linalg.vector_norm(r.images, dim=1).square()
+        return r.squares if r.matrix is None else lengths(r.images).square()
 
     @cached_property
     def reach(self) -> float:
@@ -97,27 +105,27 @@ class Bisectors:
         r = self.references
         if r.matrix is None:
             return float(r.squares.max().clamp_min(0).sqrt())
-        return float(torch.linalg.vector_norm(r.points, dim=1).max()) if r.points.numel() else 0.0
+        return float(lengths(r.points).max())
 
-    def blur(self, length: float | Tensor) -> float | Tensor:
-        """Return the error of the image of a point of some length."""
+    @cached_property
+    def blur(self) -> float:
+        """Error of the image of a point of length 1."""
         wide = math.sqrt(self.images.shape[1]) if self.norm == math.inf else 1.0
-        return self.rounding * self.references.steepness**2 * wide * length
+        return self.rounding * self.references.steepness**2 * wide
 
     def between(self, rows: Tensor, others: Tensor) -> Tensor:
         """Return ``|M (x_i - x_j)|_q``, rounded up, for rows i (a,) and others j (b,): (a, b)."""
         a, b = self.images[rows], self.images[others]
         if self.norm != 2:
-            return torch.cdist(a, b, p=DUAL[self.norm]).add_(self.blur(2 * self.reach)).clamp_min_(TINY)
+            return torch.cdist(a, b, p=DUAL[self.norm]).add_(2 * self.blur * self.reach).clamp_min_(TINY)
         squares = self.squares * (1 + self.rounding)
         product = torch.addmm(squares[others][None, :], a, b.T, alpha=-2.0)
-        product.add_(squares[rows][:, None]).clamp_min_(0).sqrt_().add_(self.blur(2 * self.reach))
+        product.add_(squares[rows][:, None]).clamp_min_(0).sqrt_().add_(2 * self.blur * self.reach)
         return product.clamp_min_(TINY)
 
     def slack(self, t: Tensor) -> Tensor:
         """Return (n,) what differences of squared distances from points t (n, r) may be too large by."""
-        length = torch.linalg.vector_norm(t, dim=1) if t.shape[1] else t.new_zeros(len(t))
-        return self.rounding * (self.references.steepness * (length + self.reach)).square()
+        return self.rounding * (self.references.steepness * (lengths(t) + self.reach)).square()
 
     def around(self, t: Tensor, distances: Tensor) -> Tensor:
         """Return ``|M (x_j - z)|_q``, rounded up, for all references: (n, N).
@@ -128,7 +136,7 @@ class Bisectors:
         if r.matrix is None and self.norm == 2:
             return (distances + self.slack(t)[:, None]).sqrt_().clamp_min_(TINY)
         image = t if r.factor is None else (t @ r.factor.T) @ r.factor
-        blur = self.blur(torch.linalg.vector_norm(t, dim=1) + self.reach)[:, None]
+        blur = self.blur * (lengths(t) + self.reach)[:, None]
         if self.norm != 2:
             return torch.cdist(r.outside(image), self.images, p=DUAL[self.norm]).add_(blur).clamp_min_(TINY)
         squares = self.squares * (1 + self.rounding)
@@ -161,8 +169,8 @@ class Rivalry:
         """Prepare a class for about so many ``points``."""
         mine = bisectors.references.labels == label
         own, others = torch.nonzero(mine).squeeze(1), torch.nonzero(~mine).squeeze(1)
-        small = len(own) * len(others) <= TABLE and points >= 4
-        table = bisectors.between(others, own) if small else None
+        pairs = len(own) * len(others)
+        table = bisectors.between(others, own) if pairs <= min(TABLE, points * PAIRS) else None
         return cls(bisectors=bisectors, own=own, others=others, table=table)
 
     def lengths(self, negatives: Tensor, positives: Tensor) -> Tensor:
@@ -224,7 +232,7 @@ class Screen:
     def in_blocks(self, row: int, negatives: Tensor, width: int) -> Tensor:
         """Return :meth:`values` of many negatives without much memory."""
         step = max(BLOCK // max(width, self.rivalry.bisectors.images.shape[1]), 1)
-        return torch.cat([self.values(row, part, width) for part in negatives.split(step)])
+        return torch.cat([self.values(row, part, width) for part in torch.split(negatives, step)])
 
     def below(self, row: int, cutoff: float) -> tuple[Tensor, Tensor]:
         """Return numbers and ``v_j`` of all negatives with ``v_j < cutoff``, ascending."""
@@ -343,7 +351,7 @@ def neighbour_bound(
         if len(rivalry.others) < wrong:
             out[rows] = torch.inf
             continue
-        for part in rows.split(chunk):
+        for part in torch.split(rows, chunk):
             screen = rivalry.screen(t[part], k)
             radii = [screen.smallest(row, wrong) for row in range(len(part))]
             out[part] = torch.tensor(radii, dtype=out.dtype, device=out.device)

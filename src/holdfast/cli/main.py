@@ -9,7 +9,7 @@ import typer
 
 from .._version import __version__
 from ..errors import HoldfastError
-from . import compare, doctor, evaluate, listing, quickstart, report, train
+from . import certify, compare, doctor, evaluate, listing, quickstart, report, train
 from .output import say_error
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 app.command("quickstart")(quickstart.quickstart_command)
 app.command("train")(train.train_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("certify")(certify.certify_command)
 app.command("compare")(compare.compare_command)
 app.command("report")(report.report_command)
 app.command("list")(listing.list_command)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..certify import Certificate
+from ..files import read_arrays, write_arrays
+from ..results import record
+from ..results.record import Record
 from .paired import compare
 from .stats import bootstrap, wilson
 
@@ -59,6 +64,7 @@ def fitting_radii(c: Certificate) -> tuple[float, ...]:
 
 
 def median_interval(c: Certificate) -> tuple[float, float, float]:
+    """Return the median radius and its 95 % bootstrap interval over points."""
     radius = c.radius.cpu().numpy()
     middle = float(np.median(radius))
     low, high = bootstrap(lambda rows: float(np.median(radius[rows])), len(radius))
@@ -78,6 +84,11 @@ def share(shares: Sequence[float], n: int) -> dict[str, Any]:
 
 
 def summarise(measured: Sequence[Measured], radii: Sequence[float]) -> list[dict[str, Any]]:
+    """Return a row of plain data for each method and K: means over its seeds, with intervals over points.
+
+    Shares carry ``value``, the 95 % Wilson interval ``low`` to ``high``, and ``spread``, the least and the
+    largest of several seeds. The interval of the median is that of the first seed.
+    """
     groups: dict[tuple[str, int], list[Measured]] = {}
     for one in measured:
         groups.setdefault((one.method, one.k), []).append(one)
@@ -116,8 +127,58 @@ def summarise(measured: Sequence[Measured], radii: Sequence[float]) -> list[dict
     return rows
 
 
+def records_of(one: Measured, dataset: str, norm: str, radii: Iterable[float]) -> list[Record]:
+    """Return clean error, certified share at each radius, and median radius as records.
+
+    ``certified@R`` is the share of points that are right and certified beyond ``R``, which is its ``eps``;
+    the suite tells K.
+    """
+    c, n = one.certificate, len(one.certificate)
+    shared: dict[str, Any] = {
+        "run": one.method, "dataset": dataset, "encoder": "mahalanobis", "defense": one.method,
+        "suite": f"knn-{one.k}", "norm": norm, "seed": one.seed, "seconds": one.seconds, "n": n,
+        "fingerprint": one.fingerprint,
+    }  # fmt: skip
+    wrong = int((~c.correct).sum())
+    made = [
+        record.make(
+            metric="clean-error", value=wrong / n, ci=wilson(wrong, n), higher_is_robust=False, **shared
+        )
+    ]
+    for r in radii:
+        held = int((c.correct & (c.radius > r)).sum())
+        made.append(
+            record.make(metric=f"certified@{r:g}", value=held / n, ci=wilson(held, n), eps=r, **shared)
+        )
+    if math.isfinite(c.median()):
+        median = median_interval(c)
+        made.append(record.make(metric="certified-median", value=median[0], ci=median[1:], **shared))
+    return made
+
+
+def write_certificate(path: Path, c: Certificate, seconds: float) -> None:
+    """Write radii and what belongs to them (no perturbations), with the seconds that they took."""
+    arrays = {"radius": c.radius, "correct": c.correct, "exact": c.exact_rows()}
+    arrays |= {name: v for name in ("answer", "upper") if (v := getattr(c, name)) is not None}
+    facts = {"alpha": np.array(c.alpha), "method": np.array(c.method), "seconds": np.array(seconds)}
+    write_arrays(path, {**{name: v.detach().cpu().numpy() for name, v in arrays.items()}, **facts})
+
+
+def read_certificate(path: Path, norm: float) -> tuple[Certificate, float]:
+    """Read what :func:`write_certificate` wrote."""
+    a = read_arrays(path)
+    facts: dict[str, Any] = {
+        n: torch.from_numpy(a[n]) for n in ("radius", "correct", "exact", "answer", "upper") if n in a
+    }
+    facts |= {"alpha": float(a["alpha"]), "method": str(a["method"]), "norm": norm}
+    return Certificate(**facts), float(a["seconds"])
+
+
 def comparisons(measured: Sequence[Measured]) -> list[dict[str, Any]]:
-    """Compare certified errors at the median radius of the published ARML, or of the first method."""
+    """Compare certified errors at the median radius of the published ARML, or of the first method.
+
+    The same points twice, by McNemar's test; of several seeds the first of each method.
+    """
     names = list(dict.fromkeys(one.method for one in measured))
     base = BASELINE if BASELINE in names else names[0]
     first = {(one.method, one.k): one.certificate for one in reversed(measured)}
@@ -139,6 +200,7 @@ def comparisons(measured: Sequence[Measured]) -> list[dict[str, Any]]:
                 "low": d.low,
                 "high": d.high,
                 "p_value": d.p_value,
+                "n": d.n,
                 "discordant": list(d.discordant),
                 "supported": d.supported,
                 "words": d.words(base, name),

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from .arml import ARML
 from .base import ESTIMATORS, MahalanobisMixin
+from .knn import RobustKNeighborsClassifier
 
-__all__ = ["ARML", "ESTIMATORS", "MahalanobisMixin"]
+__all__ = ["ARML", "ESTIMATORS", "MahalanobisMixin", "RobustKNeighborsClassifier"]

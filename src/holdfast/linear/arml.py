@@ -19,7 +19,7 @@ from sklearn.utils.validation import validate_data
 from ..errors import InvalidArgument
 from ..rng import stream
 from . import arml_plan, arml_start
-from .arml_training import VALIDATION_ROWS, Learned, learn
+from .arml_training import Learned, learn, watched_rows
 from .base import MahalanobisMixin
 
 Array = NDArray[Any]
@@ -219,7 +219,7 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         x = torch.from_numpy(X - X.mean(0, dtype=np.float64).astype(X.dtype)).to(device, dtype)
         t = torch.from_numpy(codes).to(device)
         rows = torch.from_numpy(~held).to(device)
-        watched = torch.from_numpy(np.flatnonzero(held)[:VALIDATION_ROWS]).to(device)
+        watched = held_rows(held, seed)[: watched_rows(int(held.sum()), *X.shape)].to(device)
         validation = (x[watched], t[watched]) if len(watched) else None
         starts = self._starts(X[~held], codes[~held], rank, plan.restarts, seed)
         with bar(self.verbose, plan.epochs * len(starts)) as told:
@@ -280,6 +280,12 @@ def held_out(codes: Array, fraction: float, seed: int) -> Array:
     if fraction > 0 and not held.any():
         raise InvalidArgument("validation_fraction", "a share that leaves a row of some class", fraction)
     return held
+
+
+def held_rows(held: Array, seed: int) -> torch.Tensor:
+    """Return the marked rows in random order, so that a first part of them is a sample."""
+    rows = np.flatnonzero(held)
+    return torch.from_numpy(rows)[torch.randperm(len(rows), generator=stream(seed, "arml", "watched"))]
 
 
 def check_classes(codes: Array, classes: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,8 @@ from .objectives import FLOOR, through_matrix
 
 BLOCK = 2**25
 """Most entries of a block of distances (128 MiB in float32)."""
+CACHED = 2**18
+"""The same on a CPU, where blocks that stay in its cache are faster; but at least 256 rows."""
 CROWD = 8
 """A row with more than this times the wanted number below its old threshold is searched anew."""
 
@@ -47,11 +50,17 @@ class ClassBlocks:
     def __len__(self) -> int:
         return len(self.x)
 
-    @property
+    @cached_property
     def sizes(self) -> Tensor:
         """(n,) int64 size of each row's own class."""
         starts = torch.tensor(self.starts, device=self.x.device)
         return starts.diff().repeat_interleave(starts.diff())
+
+    @cached_property
+    def codes(self) -> Tensor:
+        """(n,) int64 class codes."""
+        starts = torch.tensor(self.starts, device=self.x.device)
+        return torch.arange(len(starts) - 1, device=self.x.device).repeat_interleave(starts.diff())
 
     def anchors(self) -> Tensor:
         """Return the rows that have a positive: members of a class of two or more."""
@@ -77,7 +86,7 @@ class Candidates(NamedTuple):
     positives: Tensor
     negatives: Tensor
 
-    def rows(self, which: Tensor) -> Candidates:
+    def rows(self, which: Tensor | slice) -> Candidates:
         """Return the candidates of some anchors, given by their place."""
         return Candidates(*(part[which] for part in self))
 
@@ -104,42 +113,57 @@ def nearest_candidates(
     squares = z.square().sum(1)
     width = min(count, len(z) - 1)
     positive, negative = (rows.new_zeros((len(rows), width)) for _ in range(2))
-    step = max(1, BLOCK // len(z))
-    full = previous is not None and z.device.type == "cpu" and bool((previous.negatives == width).all())
+    cpu = z.device.type == "cpu"
+    step = max(256, (CACHED if cpu else BLOCK) // len(z))
+    buffer = z.new_empty((min(step, len(rows)), len(z)))
     for first in range(0, len(rows), step):
         part = slice(first, first + step)
         chunk = rows[part]
-        d = torch.addmm(squares[None, :], z[chunk], z.T, alpha=-2.0)  # but for the anchor's own square
+        d = buffer[: len(chunk)]
+        torch.addmm(squares[None, :], z[chunk], z.T, alpha=-2.0, out=d)  # but for the anchor's own square
         d[torch.arange(len(chunk), device=z.device), chunk] = torch.inf
-        for low, high, start, end in blocks.segments(chunk):
-            own = d[low:high, start:end]
-            few = min(width, end - start)
-            positive[first + low : first + high, :few] = own.topk(few, largest=False).indices + start
-            own.fill_(torch.inf)
-        old = previous.negative[part] if full and previous is not None else None
-        negative[part] = _smallest(d, width, old)
+        old = previous.rows(part) if previous is not None and cpu else None
+        found = None if old is None else _below(d, blocks, old, width)
+        positive[part], negative[part] = _ranked(d, blocks, chunk, width) if found is None else found
     sizes = blocks.sizes[rows]
     return Candidates(
         rows, positive, negative, (sizes - 1).clamp_max(width), (len(z) - sizes).clamp_max(width)
     )
 
 
-def _smallest(d: Tensor, count: int, old: Tensor | None) -> Tensor:
-    """Return the columns of the ``count`` smallest entries of each row, ascending; ``old`` are columns."""
-    if old is not None and CROWD * count < d.shape[1]:
-        near = (d <= d.gather(1, old).amax(1, keepdim=True)).numpy()
-        row, column = np.divmod(np.flatnonzero(near), d.shape[1])
-        left = np.bincount(row, minlength=len(d))
-        most = int(left.max())
-        if count <= left.min() and most <= CROWD * count:
-            place = np.arange(len(row)) - np.repeat(left.cumsum() - left, left)
-            columns = np.zeros((len(d), most), dtype=np.int64)
-            columns[row, place] = column
-            packed = torch.from_numpy(columns)
-            values = d.gather(1, packed)
-            values[torch.arange(most) >= torch.from_numpy(left)[:, None]] = torch.inf
-            return packed.gather(1, values.topk(count, largest=False).indices)
-    return d.topk(count, largest=False).indices
+def _ranked(d: Tensor, blocks: ClassBlocks, rows: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """Return the columns of the smallest entries of each row in its own class and outside; spoils ``d``."""
+    positive = rows.new_zeros((len(rows), width))
+    for low, high, start, end in blocks.segments(rows):
+        own = d[low:high, start:end]
+        few = min(width, end - start)
+        positive[low:high, :few] = own.topk(few, largest=False).indices + start
+        own.fill_(torch.inf)
+    return positive, d.topk(width, largest=False).indices
+
+
+def _below(d: Tensor, blocks: ClassBlocks, old: Candidates, width: int) -> tuple[Tensor, Tensor] | None:
+    """Do as :func:`_ranked` among entries no larger than the old candidates', or return None if too many."""
+    near = d <= d.gather(1, old.negative).amax(1, keepdim=True)
+    limit = d.gather(1, old.positive).amax(1, keepdim=True)
+    for low, high, start, end in blocks.segments(old.anchor):
+        torch.le(d[low:high, start:end], limit[low:high], out=near[low:high, start:end])
+    row, column = np.divmod(np.flatnonzero(near.numpy()), d.shape[1])
+    code = blocks.codes.numpy()
+    own = code[column] == code[old.anchor.numpy()][row]
+    sides = []
+    for side in (own, ~own):
+        left = np.bincount(row[side], minlength=len(d))
+        most = max(width, int(left.max()))
+        if most > CROWD * width:
+            return None
+        columns = np.zeros((len(d), most), dtype=np.int64)
+        columns[np.arange(most) < left[:, None]] = column[side]  # rows come in order, so this packs them
+        packed = torch.from_numpy(columns)
+        values = d.gather(1, packed)
+        values[torch.arange(most) >= torch.from_numpy(left)[:, None]] = torch.inf
+        sides.append(packed.gather(1, values.topk(width, largest=False).indices))
+    return sides[0], sides[1]
 
 
 Rule = Callable[[Candidates, Tensor, Tensor, torch.Generator], Triplets]

@@ -10,7 +10,7 @@ from string import Template
 from .. import files
 from .._version import __version__
 from ..errors import RunError
-from . import evidence, history, verdict
+from . import certificates, evidence, history, verdict
 from .facts import headlines, strength
 from .load import RunFolder, load_runs
 from .words import esc, join
@@ -20,8 +20,8 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
     """Write one self-contained HTML file about one or more runs.
 
     Reads only the files of the run folders (``run.json``, ``log.jsonl``, ``records.jsonl``,
-    ``exhibits/*.npz``), never models. The same folders give the same bytes. The page makes no request and
-    holds no script; names and texts of the runs are escaped.
+    ``exhibits/*.npz``, ``certify.json``, ``certificates/*.npz``), never models. The same folders give the
+    same bytes. The page makes no request and holds no script; names and texts of the runs are escaped.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def render(runs: Sequence[RunFolder]) -> str:
     """Return the report of loaded run folders as HTML."""
     at, scored = strength(runs), strength(runs, scored=True)
     lines = headlines(runs, at)
-    parts = (
+    parts = [
         ("safe", "Is my model safe?", verdict.safe(lines, at, scored)),
         ("show", "Show me.", evidence.show(runs, at)),
         ("pushed", "How far can it be pushed?", evidence.pushed(lines, at)),
@@ -65,7 +65,14 @@ def render(runs: Sequence[RunFolder]) -> str:
         ("training", "What happened in training?", history.training(runs)),
         ("compare", "Compare.", verdict.compare(runs, at, scored)),
         ("again", "How do I get this again?", history.again(runs)),
-    )
+    ]
+    certified = [(run.label, run.certified) for run in runs if run.certified is not None]
+    if certified:
+        alone = len(certified) == len(runs) and not any(
+            run.steps or run.exhibits or run.verdicts for run in runs
+        )
+        part = ("certified", "What is certified?", certificates.section(certified))
+        parts = [part, parts[-1]] if alone else [*parts[:4], part, *parts[4:]]
     template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
     return Template(template).substitute(
         title=esc("Holdfast report: " + join([run.label for run in runs])),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptFile, RunError
 from ..files import read_json, read_lines
 from ..results import Record, latest, read
+from .certificates import Certified, read_certified
 
 RUN_SCHEMA = 1
 _IMAGES = ("query", "attacked", "before_x", "after_x")
@@ -57,10 +58,13 @@ class RunFolder:
     exhibits: Mapping[str, Exhibit] = field(default_factory=dict)
     verdicts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    certified: Certified | None = None
 
     @property
     def training_seconds(self) -> float | None:
         """Seconds of training: what the clock of the log showed last, validation not included."""
+        if self.certified is not None and not self.steps:
+            return self.certified.training_seconds
         shown = [number(line, "seconds") for line in (*self.steps, *self.epochs)]
         return max((seconds for seconds in shown if seconds is not None), default=None)
 
@@ -75,13 +79,13 @@ class RunFolder:
         for r in self.records:
             if r["attack"] == "all":
                 continue
-            attack = (r["suite"], r["attack"], r["norm"], r["seed"])
+            attack = (r["run"], r["suite"], r["attack"], r["norm"], r["seed"])
             search = (r["eps"], r["steps"], r["alpha"]) if r["state"] == "attacked" else ()
             if search:
                 whole.add(attack)
             key = (*attack, *search)
             cost[key] = max(cost.get(key, 0.0), r["seconds"])
-        return sum(s for key, s in cost.items() if len(key) > 4 or key not in whole) if cost else None
+        return sum(s for key, s in cost.items() if len(key) > 5 or key not in whole) if cost else None
 
 
 def number(line: Mapping[str, Any], key: str) -> float | None:
@@ -122,6 +126,9 @@ def _load(path: Path, label: str) -> RunFolder:
         raise CorruptFile(files["run.json"], 0, f"need a JSON object, got {type(info).__name__}")
     if info and info.get("schema") != RUN_SCHEMA:
         raise RunError(f"{files['run.json']}: schema {info.get('schema')!r}, expected {RUN_SCHEMA}")
+    certified = read_certified(path)
+    if certified is not None and not info:
+        info = dict(certified.meta)
     log = read_lines(files["log.jsonl"]) if files["log.jsonl"].is_file() else []
     exhibits: dict[str, Exhibit] = {}
     notes: list[str] = []
@@ -150,6 +157,7 @@ def _load(path: Path, label: str) -> RunFolder:
         exhibits=exhibits,
         verdicts=verdicts,
         notes=notes,
+        certified=certified,
     )
 
 

@@ -1,0 +1,357 @@
+"""What is certified: curves, tables and gaps of a folder of certificates, and what a certificate means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..errors import CorruptFile, RunError
+from ..evaluation import Comparison
+from ..files import read_arrays, read_json, replacing
+from .parts import data_table, figure, missing
+from .plots import ATTACKED, CLEAN, INK, _axes, _drawing, _svg
+from .words import THIN, duration, esc, join, number, percent
+
+SCHEMA = 1
+TITLES: Mapping[str, str] = {
+    "euclidean": "Euclidean", "nca": "NCA", "lmnn": "LMNN", "itml": "ITML", "lfda": "LFDA",
+    "arml": "ARML (published)", "holdfast": "Holdfast",
+}  # fmt: skip
+LENGTHS: Mapping[str, str] = {
+    "l2": "Euclidean length (l2)",
+    "linf": "largest change of any one feature (l-infinity)",
+    "l1": "sum of the changes of all features (l1)",
+}
+_LINES: Mapping[str, tuple[str, str]] = {
+    "holdfast": (ATTACKED, "-"),
+    "arml": (CLEAN, "-"),
+    "euclidean": (INK, "--"),
+    "nca": ("#009e73", "-."),
+    "lmnn": ("#cc79a7", "-"),
+    "itml": ("#e69f00", "--"),
+    "lfda": ("#56b4e9", "-."),
+}
+_SPARE = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
+_DRAWN = 200
+"""Most dots in a chart of gaps."""
+_KEYS = ("rows", "radii", "failed", "recorded", "comparisons", "run")
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """A folder of certificates: the whole of ``certify.json``, and the arrays of each file of radii."""
+
+    meta: Mapping[str, Any]
+    arrays: Mapping[str, Mapping[str, NDArray[Any]]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of learning all metrics, each counted once."""
+        each = {r["method"]: float(r["train_seconds"]) * len(r["seeds"]) for r in self.meta["rows"]}
+        return sum(each.values())
+
+    def ks(self) -> list[int]:
+        """Return the numbers of neighbours, as measured."""
+        return list(dict.fromkeys(row["k"] for row in self.meta["rows"]))
+
+    def of(self, part: str, k: int) -> list[Mapping[str, Any]]:
+        """Return the entries of a list of ``certify.json`` that belong to one K."""
+        return [row for row in self.meta[part] if row["k"] == k]
+
+
+def read_certified(folder: Path) -> Certified | None:
+    """Read a folder of certificates, or return None where there is none.
+
+    Raises
+    ------
+    RunError
+        If it was written by another schema.
+    CorruptFile
+        If ``certify.json`` cannot be read. Files of radii that cannot be read are named in the notes.
+    """
+    path = folder / "certify.json"
+    if not path.is_file():
+        return None
+    meta = read_json(path)
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        raise RunError(
+            f"{path}: schema {meta.get('schema') if isinstance(meta, dict) else None!r}, need {SCHEMA}"
+        )
+    lacking = [key for key in _KEYS if key not in meta]
+    if lacking:
+        raise CorruptFile(path, None, f"lacks {', '.join(lacking)}")
+    arrays: dict[str, Mapping[str, NDArray[Any]]] = {}
+    notes: list[str] = []
+    for file in [file for row in meta["rows"] for file in row["files"]]:
+        try:
+            found = read_arrays(folder / "certificates" / Path(file).name)
+            if found["radius"].ndim != 1 or any(
+                len(found[p]) != len(found["radius"]) for p in ("exact", "correct")
+            ):
+                raise CorruptFile(file, None, "unexpected shapes")
+            arrays[file] = found
+        except (CorruptFile, OSError, KeyError) as error:
+            notes.append(f"Radii left out: {error}")
+    return Certified(meta, arrays, tuple(notes))
+
+
+def title(method: str) -> str:
+    """Return the name of a method for people."""
+    return TITLES.get(method, method)
+
+
+def took(seconds: float) -> str:
+    """Return seconds as a person says them; those too short to matter without digits."""
+    return f"<{THIN}0.01{THIN}s" if seconds < 0.01 else duration(seconds)
+
+
+def section(folders: Sequence[tuple[str, Certified]]) -> str:
+    """Return "What is certified?": what it means, and for each K curves, table, comparisons and gaps."""
+    parts = [_meaning(folders[0][1])]
+    for index, (label, certified) in enumerate(folders):
+        if len(folders) > 1:
+            parts.append(f"<h3>{esc(label)}</h3>")
+        parts.append(_about(certified))
+        parts += [missing(note) for note in certified.notes]
+        for name, reason in certified.meta["failed"].items():
+            kept = any(row["method"] == name for row in certified.meta["recorded"])
+            more = " Figures recorded elsewhere stand in its place." if kept else ""
+            parts.append(missing(f"{title(name)} was not measured: {reason}.{more}"))
+        for k in certified.ks():
+            parts.append(_votes(certified, k, f"certified-{index}-{k}"))
+    return "".join(parts)
+
+
+def _meaning(certified: Certified) -> str:
+    norm = certified.meta["run"].get("norm", "l2")
+    return (
+        "<p>A certificate is a proof about one test point: no change that is shorter than its radius makes "
+        "the answer of the classifier wrong, whatever the attack, known or not. Changes are measured by "
+        f"their {esc(LENGTHS.get(norm, norm))}, in units of the features. A point whose answer is wrong "
+        "without any change has radius 0.</p>"
+        "<p>The certified error at a radius is the share of test points that are wrong or have no proof at "
+        "that radius. Where a radius is exact, a change of that length does succeed; elsewhere it is a lower "
+        "bound, and the true one may be larger. A certificate says nothing about larger changes, nor about "
+        "points that were not measured.</p>"
+    )
+
+
+def _about(certified: Certified) -> str:
+    run = certified.meta["run"]
+    words = (
+        f"{run.get('data')}: {run.get('train points')} training and {run.get('test points')} test points, "
+        f"{run.get('features')} features, {run.get('classes')} classes. {run.get('provenance')}."
+    )
+    return f'<p class="note">{esc(words)}</p>'
+
+
+def _votes(certified: Certified, k: int, prefix: str) -> str:
+    rows = certified.of("rows", k)
+    ordered = sorted(rows, key=lambda row: -(row["median"]["value"] or 0.0))
+    medians = [f"{title(row['method'])} {_value(row['median'])}" for row in ordered]
+    name = "the nearest neighbour decides" if k == 1 else f"the {k} nearest neighbours vote"
+    head = f"K = {k}, {name}. Median certified radius: {join(medians)}"
+    caption = (
+        "Share of test points that are right and proven to stay right, for every radius. At radius 0 it is "
+        "the accuracy without any change. Higher is better."
+    )
+    if any(len(row["seeds"]) > 1 for row in rows):
+        caption += " Bands reach over the random seeds of training."
+    if certified.of("recorded", k):
+        caption += " Crosses: recorded elsewhere, not measured here."
+    with _drawing():
+        svg = _svg(_curves(certified, k), head, prefix)
+    text = figure(head, svg, caption, _table(certified, k) + _intervals(certified, k))
+    text += _compared(certified, k)
+    gaps = list(_gaps(certified, k, prefix))
+    return text + (f'<div class="curves">{"".join(gaps)}</div>' if gaps else "")
+
+
+def _value(cell: Mapping[str, Any]) -> str:
+    return "unbounded" if cell["value"] is None else number(cell["value"])
+
+
+def _spread(cell: Mapping[str, Any], *, share: bool) -> str:
+    """Return half the range over seeds, if there are several."""
+    if not cell.get("spread") or None in cell["spread"]:
+        return ""
+    half = (cell["spread"][1] - cell["spread"][0]) / 2
+    return f" ±{THIN}{100 * half:.1f}" if share else f" ±{THIN}{number(half, 2)}"
+
+
+def _table(certified: Certified, k: int) -> str:
+    radii = certified.meta["radii"]
+    head = ["method", "clean error", "median radius", "exact", *(f"error at {r:g}" for r in radii)]
+    head += ["learning", "certifying"]
+    rows = []
+    for row in certified.of("rows", k):
+        cells = [percent(row["clean_error"]["value"]) + _spread(row["clean_error"], share=True)]
+        cells.append(_value(row["median"]) + _spread(row["median"], share=False))
+        cells.append("–" if row["exact"] is None else f"{100 * row['exact']:.0f}{THIN}%")
+        cells += [f"{100 * e['value']:.1f}" for e in row["certified_error"]]
+        cells += [took(row["train_seconds"]), took(row["seconds"])]
+        rows.append([title(row["method"]), *cells])
+    for row in certified.of("recorded", k):
+        errors = {e["radius"]: f"{100 * e['value']:.1f}" for e in row["certified_error"]}
+        exact = f"100{THIN}%" if row["certificate"] == "exact" else "–"
+        cells = [percent(row["clean_error"]), number(row["median"]), exact]
+        cells += [errors.get(r, "–") for r in radii]
+        rows.append([f"{title(row['method'])} (recorded)", *cells, "–", "–"])
+    notes = "Errors are certified errors in percent, the lower the better; exact: share of the right points."
+    kept = {row["provenance"] for row in certified.of("recorded", k)}
+    if any(len(row["seeds"]) > 1 for row in certified.of("rows", k)):
+        notes += " ±: half the range over the random seeds of training."
+    notes += "".join(f" Recorded: {text}." for text in sorted(kept))
+    return data_table(head, rows, f"Figures, K = {k}", opened=True) + f'<p class="note">{esc(notes)}</p>'
+
+
+def _intervals(certified: Certified, k: int) -> str:
+    radii = certified.meta["radii"]
+    rows = []
+    for row in certified.of("rows", k):
+        cells = [_range(row["clean_error"])]
+        m = row["median"]
+        cells.append(
+            "–" if m["low"] is None or m["high"] is None else f"{number(m['low'])} to {number(m['high'])}"
+        )
+        rows.append([title(row["method"]), *cells, *(_range(e) for e in row["certified_error"])])
+    head = ["method", "clean error", "median radius", *(f"error at {r:g}" for r in radii)]
+    name = "95 % intervals over test points (errors in percent, Wilson; median by the bootstrap)"
+    return data_table(head, rows, name)
+
+
+def _range(cell: Mapping[str, Any]) -> str:
+    return f"{100 * cell['low']:.1f} to {100 * cell['high']:.1f}"
+
+
+def _compared(certified: Certified, k: int) -> str:
+    found = certified.of("comparisons", k)
+    if not found:
+        return ""
+    base, radius = found[0]["baseline"], found[0]["radius"]
+    lines = "".join(f"<li>{esc(compared(c))}</li>" for c in found)
+    return (
+        f"<p>Certified error at radius {number(radius)}, the median of {esc(title(base))}, compared on the "
+        f"same test points (McNemar's exact test, one test for each line):</p><ul>{lines}</ul>"
+    )
+
+
+def compared(c: Mapping[str, Any]) -> str:
+    """Say a comparison of ``certify.json`` in a sentence."""
+    found = Comparison(
+        difference=c["difference"], low=c["low"], high=c["high"], p_value=c["p_value"], n=c["n"],
+        discordant=(c["discordant"][0], c["discordant"][1]),
+    )  # fmt: skip
+    return found.words(title(c["baseline"]), title(c["method"]))
+
+
+def _gaps(certified: Certified, k: int, prefix: str) -> Iterator[str]:
+    """Yield a chart for each method of which changes that succeed are known as well."""
+    for row in certified.of("rows", k):
+        a = certified.arrays.get(row["files"][0])
+        if a is None or "upper" not in a:
+            continue
+        right = a["correct"].astype(bool)
+        lower, exact = a["radius"][right], a["exact"][right].astype(bool)
+        upper = np.where(exact, lower, a["upper"][right])
+        known = np.isfinite(upper) & np.isfinite(lower) & (lower > 0)
+        if not known.any() or exact.all():
+            continue
+        ratio = float(np.median(upper[known] / lower[known]))
+        head = (
+            f"{title(row['method'])}, K = {k}: exact for {percent(float(exact.mean()))} of the right points"
+        )
+        with _drawing():
+            svg = _svg(_bounds(lower, upper, exact), head, f"{prefix}-gap-{row['method']}")
+        caption = (
+            "Right test points, sorted by their certified radius. Blue line: proven. Orange dots: the "
+            "shortest change known to succeed. The truth lies between; the median ratio is "
+            f"{number(ratio)}."
+        )
+        rows = [["exact", int(exact.sum())], ["bounded from both sides", int((known & ~exact).sum())]]
+        rows.append(["no change known", int((~known).sum())])
+        yield figure(head, svg, caption, data_table(["points", "number"], rows))
+
+
+def _bounds(lower: NDArray[Any], upper: NDArray[Any], exact: NDArray[Any]) -> Figure:
+    drawn, axes = _axes(3.9, 2.6)
+    order = np.argsort(lower, kind="stable")
+    x = 100 * (np.arange(len(order)) + 0.5) / len(order)
+    open_ = np.flatnonzero(~exact[order] & np.isfinite(upper[order]))
+    open_ = open_[:: -(-len(open_) // _DRAWN) or 1]
+    gap = np.full(len(open_), np.nan)
+    bars = np.stack([lower[order][open_], upper[order][open_], gap], 1)
+    axes.plot(np.repeat(x[open_], 3), bars.ravel(), color=INK, alpha=0.2, lw=0.8)
+    axes.plot(x[open_], upper[order][open_], "o", color=ATTACKED, ms=2.4)
+    axes.plot(x, lower[order], color=CLEAN, lw=1.8)
+    axes.set_xlim(0, 100)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("right test points (%)")
+    axes.set_ylabel("length of the change")
+    axes.grid(color=INK, alpha=0.15, lw=0.6)
+    return drawn
+
+
+def _curves(certified: Certified, k: int) -> Figure:
+    """Draw the certified accuracy over the radius, a line for each method."""
+    drawn, axes = _axes(7.4, 3.7)
+    rows, kept = certified.of("rows", k), certified.of("recorded", k)
+    radii = {row["method"]: [certified.arrays[f]["radius"] for f in row["files"] if f in certified.arrays]
+             for row in rows}  # fmt: skip
+    right = {row["method"]: [certified.arrays[f]["correct"] for f in row["files"] if f in certified.arrays]
+             for row in rows}  # fmt: skip
+    finite = [r[np.isfinite(r)] for found in radii.values() for r in found]
+    far = max([float(np.quantile(r, 0.995)) for r in finite if len(r)], default=0.0) or 1.0
+    grid = np.linspace(0.0, 1.03 * far, 241)
+    spare = 0
+    for method in [*radii, *(row["method"] for row in kept)]:
+        if method in _LINES:
+            colour, style = _LINES[method]
+        else:
+            colour, style = _SPARE[spare % len(_SPARE)], "-"
+            spare += 1
+        if radii.get(method):
+            shares = [
+                100 * (ok.astype(bool) & (r > grid[:, None])).mean(1)
+                for r, ok in zip(radii[method], right[method], strict=True)
+            ]
+            wide = 2.4 if method == "holdfast" else 1.7
+            axes.plot(grid, np.mean(shares, 0), color=colour, ls=style, lw=wide, label=title(method))
+            if len(shares) > 1:
+                axes.fill_between(grid, np.min(shares, 0), np.max(shares, 0), color=colour, alpha=0.2, lw=0)
+        for row in kept:
+            if row["method"] == method:
+                points = [(e["radius"], 100 * (1 - e["value"])) for e in row["certified_error"]]
+                points = [(0.0, 100 * (1 - row["clean_error"])), *points]
+                axes.plot(
+                    *zip(*points, strict=True), "x:", color=colour, lw=1, ms=5,
+                    label=f"{title(method)} (recorded)",
+                )  # fmt: skip
+    axes.set_ylim(0, 101)
+    axes.set_xlim(0, grid[-1])
+    axes.set_xlabel(f"radius ({certified.meta['run'].get('norm', 'l2')})")
+    axes.set_ylabel("certified right (%)")
+    axes.grid(color=INK, alpha=0.15, lw=0.6)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
+    return drawn
+
+
+def write_curves(certified: Certified, folder: Path) -> list[Path]:
+    """Write the curves of each K as ``curves-kK.png`` and return the files."""
+    paths = []
+    for k in certified.ks():
+        path = folder / f"curves-k{k}.png"
+        with _drawing(), replacing(path) as temporary:
+            drawn = _curves(certified, k)
+            FigureCanvasAgg(drawn)
+            drawn.savefig(temporary, format="png", dpi=150, facecolor="white")
+        paths.append(path)
+    return paths
