@@ -456,30 +456,37 @@ def test_r25_robust_at_most_clean() -> None:
     assert status("R25", examination()) == "skipped"
 
 
+def certified(radius: Tensor, correct: Tensor, norm: float = 2.0) -> Certificate:
+    return Certificate(radius=radius, correct=correct, norm=norm)
+
+
 def test_r26_certificates_against_attacks() -> None:
     right = torch.ones(24, dtype=torch.bool)
-    sound = Certificate(torch.full((24,), 0.1999), right)
+    sound = certified(torch.full((24,), 0.1999), right)
     assert status("R26", examination(certificate=sound)) == "pass"
-    bold = Certificate(torch.full((24,), 0.21), right)
+    bold = certified(torch.full((24,), 0.21), right)
     found = check("R26", examination(certificate=bold, search=PGD(steps=10, alpha=0.1)))
     assert (found.status, found.value) == ("fail", 24.0)
-    one = Certificate(torch.where(torch.arange(24) == 0, 0.21, 0.0), right)
+    one = certified(torch.where(torch.arange(24) == 0, 0.21, 0.0), right)
     assert status("R26", examination(certificate=one)) == "fail"
-    assert status("R26", examination(certificate=one._replace(alpha=0.5))) == "pass"  # chance allows it
-    nobody = Certificate(torch.full((24,), 0.21), ~right)
+    assert status("R26", examination(certificate=replace(one, alpha=0.5))) == "pass"  # chance allows it
+    nobody = certified(torch.full((24,), 0.21), ~right)
     assert status("R26", examination(certificate=nobody)) == "pass"
     assert status("R26", examination()) == "skipped"
 
 
 def test_r27_certified_at_most_empirical() -> None:
     right = torch.ones(24, dtype=torch.bool)
-    assert status("R27", examination(certificate=Certificate(torch.full((24,), 0.19), right))) == "pass"
-    assert status("R27", examination(certificate=Certificate(torch.full((24,), 9.0), right))) == "fail"
-    assert status("R27", examination(certificate=Certificate(torch.full((24,), math.nan), right))) == "fail"
-    e = examination(eps=0.15, certificate=Certificate(torch.full((24,), 0.19), right))
+    assert status("R27", examination(certificate=certified(torch.full((24,), 0.19), right))) == "pass"
+    assert status("R27", examination(certificate=certified(torch.full((24,), 9.0), right))) == "fail"
+    with pytest.raises(InvalidArgument, match="radius"):
+        certified(torch.full((24,), math.nan), right)
+    e = examination(eps=0.15, certificate=certified(torch.full((24,), 0.19), right))
     assert status("R27", e) == "pass"  # nothing breaks, nothing is promised beyond
+    with pytest.raises(InvalidArgument, match="l2 radii"):
+        examination(certificate=certified(torch.zeros(24), right, norm=math.inf))
     with pytest.raises(InvalidArgument, match="24 queries"):
-        examination(certificate=Certificate(torch.zeros(3), right[:3]))
+        examination(certificate=certified(torch.zeros(3), right[:3]))
 
 
 def test_r28_ensemble() -> None:

@@ -71,7 +71,7 @@ def lower_proportion(k: np.ndarray, n: int, alpha: float) -> np.ndarray:
     if not 0 < alpha < 1:
         raise InvalidArgument("alpha", "a probability in (0, 1)", alpha)
     hits = np.asarray(k, dtype=np.float64)
-    if n < 1 or hits.size and not (0 <= hits.min() and hits.max() <= n):
+    if n < 1 or bool(((hits < 0) | (hits > n)).any()):
         raise InvalidArgument("k", f"integers in [0, n], n >= 1 (n = {n})", k)
     safe = np.maximum(hits, 1)
     p = betaincinv(safe, n - safe + 1, alpha) * (1 - TOLERANCE)
@@ -86,7 +86,7 @@ def rounded_down(radius: np.ndarray) -> np.ndarray:
 
 
 def vote_radius(p: np.ndarray, sigma: float) -> np.ndarray:
-    """Return ``sigma * Phi^-1(p)`` where p > 1/2, else 0 (Cohen et al. 2019, theorem 1 with p_B = 1 - p_A)."""
+    """Return ``sigma * Phi^-1(p)`` where p > 1/2, else 0 (Cohen et al. 2019, theorem 1)."""
     p = np.minimum(np.asarray(p, dtype=np.float64), 1 - TOLERANCE)
     return np.where(p > 0.5, rounded_down(sigma * ndtri(np.maximum(p, 0.5))), 0.0)
 
@@ -107,8 +107,8 @@ def halfspace_radius(score: np.ndarray, threshold: np.ndarray, sigma: float) -> 
     -----
     ``h(x) = (1 + <f(x), u>) / 2`` lies in [0, 1], so ``Phi^-1(E h(x + sigma n))`` changes by at most
     ``|delta| / sigma`` (Salman et al. 2019, lemma 2). The radius is therefore
-    ``sigma [Phi^-1((1 + score) / 2) - Phi^-1((1 + threshold) / 2)]``; it is never less than what the Lipschitz
-    constant gives, ``sigma sqrt(pi / 2) (score - threshold)``.
+    ``sigma [Phi^-1((1 + score) / 2) - Phi^-1((1 + threshold) / 2)]``, never less than what the Lipschitz
+    constant gives: ``sigma sqrt(pi / 2) (score - threshold)``.
 
     Examples
     --------

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from .arml import ARML
+from .arml_scoring import CertifiedRadiusScorer, certified_radius_scorer
 from .base import ESTIMATORS, MahalanobisMixin
 from .knn import RobustKNeighborsClassifier
 
-__all__ = ["ARML", "ESTIMATORS", "MahalanobisMixin", "RobustKNeighborsClassifier"]
+__all__ = [
+    "ARML",
+    "ESTIMATORS",
+    "CertifiedRadiusScorer",
+    "MahalanobisMixin",
+    "RobustKNeighborsClassifier",
+    "certified_radius_scorer",
+]

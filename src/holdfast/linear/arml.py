@@ -224,7 +224,9 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         starts = self._starts(X[~held], codes[~held], rank, plan.restarts, seed)
         with bar(self.verbose, plan.epochs * len(starts)) as told:
             runs = [
-                learn(x[rows], t[rows], start.to(x), plan, seed=seed, run=run, validation=validation, told=told)
+                learn(
+                    x[rows], t[rows], start.to(x), plan, seed=seed, run=run, validation=validation, told=told
+                )
                 for run, start in enumerate(starts)
             ]
         kept = max(runs, key=_quality)
@@ -248,7 +250,8 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         else:
             names = arml_start.names(self.init)
             named = [
-                torch.from_numpy(np.ascontiguousarray(arml_start.start(n, X, codes, rank, seed))) for n in names
+                torch.from_numpy(np.ascontiguousarray(arml_start.start(n, X, codes, rank, seed)))
+                for n in names
             ]
         starts = []
         for run in range(max(restarts, len(named))):
@@ -294,7 +297,9 @@ def check_classes(codes: Array, classes: int) -> None:
         raise InvalidArgument("y", "at least 2 classes", f"{classes} class")
     sizes = np.bincount(codes, minlength=classes)
     if sizes.max() < 2:
-        raise InvalidArgument("y", "a class with at least 2 members to train on", f"sizes up to {sizes.max()}")
+        raise InvalidArgument(
+            "y", "a class with at least 2 members to train on", f"sizes up to {sizes.max()}"
+        )
 
 
 @contextmanager

@@ -80,7 +80,9 @@ class Plan:
             raise InvalidArgument("validation_fraction", "a number in [0, 1)", self.validation_fraction)
         if self.patience is not None and self.validation_fraction == 0:
             raise InvalidArgument(
-                "patience", "validation_fraction > 0 beside it, so that there is a radius to watch", self.patience
+                "patience",
+                "validation_fraction > 0 beside it, so that there is a radius to watch",
+                self.patience,
             )
 
     @property

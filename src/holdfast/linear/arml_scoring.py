@@ -63,7 +63,8 @@ def certified_radius_scorer(
     It takes a linear metric such as :class:`~holdfast.linear.ARML`, a classifier with ``certify``, or a
     pipeline that ends in one of these, or in a metric and scikit-learn's ``KNeighborsClassifier`` on its
     Euclidean distance with uniform weights. Radii are in the units of that last step's input: behind a
-    scaler, those of the scaled features.
+    scaler, those of the scaled features. A label that training has not seen is an error: give cross-validation
+    a ``StratifiedKFold``, for scikit-learn stratifies by itself only where a classifier stands last.
 
     Parameters
     ----------
@@ -79,11 +80,12 @@ def certified_radius_scorer(
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from sklearn.model_selection import cross_val_score
+    >>> from sklearn.model_selection import StratifiedKFold, cross_val_score
     >>> from holdfast.linear import ARML
     >>> X, y = load_iris(return_X_y=True)
     >>> score = certified_radius_scorer(0.1, method="bound")
-    >>> bool((cross_val_score(ARML(epochs=20, random_state=0), X, y, scoring=score, cv=3) > 0.7).all())
+    >>> scores = cross_val_score(ARML(random_state=0), X, y, scoring=score, cv=StratifiedKFold(3))
+    >>> bool((scores > 0.7).all())
     True
     """
     return CertifiedRadiusScorer(radius=radius, statistic=statistic, n_neighbors=n_neighbors, options=options)

@@ -106,7 +106,13 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
         return distance
 
     def certify(
-        self, X: ArrayLike, y: ArrayLike | None = None, *, n_neighbors: int = 1, norm: float = 2, **options: Any
+        self,
+        X: ArrayLike,
+        y: ArrayLike | None = None,
+        *,
+        n_neighbors: int = 1,
+        norm: float = 2,
+        **options: Any,
     ) -> Certificate:
         """Certify k-nearest-neighbour answers under this metric, with the training rows as references.
 
@@ -217,7 +223,9 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
 
 def _header(path: Path, text: str | None) -> dict[str, Any]:
     if text is None:
-        raise DataError(f"{path}: safetensors without a 'holdfast' header; only files of save() can be loaded")
+        raise DataError(
+            f"{path}: safetensors without a 'holdfast' header; only files of save() can be loaded"
+        )
     try:
         header = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """An evaluation that checks itself: findings, a verdict, and the repair of what is too weak."""
 
+from ...certify import Certificate
 from .controls import (
     CONTROLS,
     Collapsed,
@@ -12,7 +13,7 @@ from .controls import (
 from .examination import Examination
 from .examine import conduct, examine
 from .finding import WORDS, Finding, Verdict, judge
-from .material import Certificate, Claim, MeanEmbedding, Unavailable
+from .material import Claim, MeanEmbedding, Unavailable
 from .repair import Repaired, repair
 from .table import CHECKS, Check
 

@@ -6,12 +6,12 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
+from ...certify import Certificate
 from ...functional.distance import norms
 from ...threat import L2Threat, RowBall
 from .compare import share
 from .examination import Examination
 from .finding import Finding
-from .material import Certificate
 from .searches import stretched
 from .texts import found, percent, skipped
 
@@ -59,10 +59,6 @@ def below_attacks(e: Examination) -> Finding:
     if e.certificate is None:
         return skipped("R27", NEEDED)
     radius, correct = _of_sample(e, e.certificate)
-    if bool(radius.isnan().any()) or bool((radius < 0).any()):
-        return found(
-            "R27", "fail", None, "radii below 0 or NaN: certified recall@1 does not fall with the radius"
-        )
     n = len(e.part)
     slack = int(binom.ppf(1 - LEVEL, n, e.certificate.alpha)) / n if e.certificate.alpha > 0 else 0.0
     unsure = share(correct & ~e.right[e.rows])

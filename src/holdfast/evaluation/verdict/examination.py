@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...attacks import RankMargin, hits
+from ...certify import Certificate
 from ...errors import InvalidArgument
 from ...functional.ranking import chunks
 from ...rng import RowStreams, stream
@@ -25,7 +26,6 @@ from .compare import share
 from .material import (
     EFFORT,
     Attacked,
-    Certificate,
     Claim,
     Effort,
     Level,
@@ -132,9 +132,11 @@ class Examination:
         for label, rows, outcome in ((r.entry.label, r.rows, r.outcome) for r in self.results):
             if len(outcome.z) != (len(self.task) if rows is None else len(rows)):
                 raise InvalidArgument("results", f"{len(self.task)} queries", f"{label}: {len(outcome.z)}")
-        if self.certificate is not None and len(self.certificate.radius) != len(self.task):
-            n = len(self.certificate.radius)
+        if self.certificate is not None and len(self.certificate) != len(self.task):
+            n = len(self.certificate)
             raise InvalidArgument("certificate", f"a radius for each of {len(self.task)} queries", n)
+        if self.certificate is not None and self.certificate.norm != 2:
+            raise InvalidArgument("certificate", "l2 radii", f"radii in the norm {self.certificate.norm}")
 
     # --- the sample -------------------------------------------------------------------------------------
 

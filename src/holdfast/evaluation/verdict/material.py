@@ -50,24 +50,6 @@ class Unavailable(HoldfastError):
     """A check cannot run; the message says why, or what to hand in."""
 
 
-class Certificate(NamedTuple):
-    """Certified radii of all queries of a task.
-
-    Attributes
-    ----------
-    radius
-        (n,) l2 radii in input units, >= 0 or infinite.
-    correct
-        (n,) bool: the certified answer is of the query's class.
-    alpha
-        Probability that a radius is wrong; 0 for an exact certificate.
-    """
-
-    radius: Tensor
-    correct: Tensor
-    alpha: float = 0.0
-
-
 class Claim(NamedTuple):
     """A claimed difference between two ways of training.
 
