@@ -26,6 +26,7 @@ test-slow: $(VENV)/.installed-test      ## minutes of training: the headline ove
 bench: $(VENV)/.installed               ## speed ratios, measured side by side in one run
 	$(BIN)/python benchmarks/search.py
 	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/certify.py
 
 docs: $(VENV)/.installed-docs           ## the documentation site, in site/
 	$(BIN)/mkdocs build --quiet --strict

@@ -1,6 +1,29 @@
 """Certificates: radii inside which an answer cannot change, with what they cost and how exact they are."""
 
 from .certificate import Certificate
+from .smoothed import (
+    certify_clusters,
+    certify_moving_pairs,
+    certify_recall,
+    certify_topk,
+    certify_verification,
+)
+from .smoothing import SmoothedEncoder, Smoothing, smoothed_embeddings
 from .triplet import neighbour_bound, per_negative_bounds, triplet_bounds
+from .vote import certify_votes
 
-__all__ = ["Certificate", "neighbour_bound", "per_negative_bounds", "triplet_bounds"]
+__all__ = [
+    "Certificate",
+    "SmoothedEncoder",
+    "Smoothing",
+    "certify_clusters",
+    "certify_moving_pairs",
+    "certify_recall",
+    "certify_topk",
+    "certify_verification",
+    "certify_votes",
+    "neighbour_bound",
+    "per_negative_bounds",
+    "smoothed_embeddings",
+    "triplet_bounds",
+]

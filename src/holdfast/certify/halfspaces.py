@@ -80,7 +80,7 @@ class Margins:
         order = member.argsort(stable=True)
         self.spaces = spaces.take(order)
         self.sizes = torch.bincount(member).tolist()
-        self.floor = torch.stack([-1 - t.max() for t in self.spaces.t.split(self.sizes)])
+        self.floor = torch.stack([-1 - t.max() for t in torch.split(self.spaces.t, self.sizes)])
         x = self.of(select)
         low, high = x.amin(0), x.amax(0)
         low = torch.maximum(self.floor, low - (high - low) / 4)
@@ -93,7 +93,7 @@ class Margins:
     def of(self, z: Tensor) -> Tensor:
         """Return the margins (n, g) of embeddings (n, e)."""
         each = z @ self.spaces.u.T - self.spaces.t
-        return torch.stack([part.amin(1) for part in each.split(self.sizes, 1)], 1)
+        return torch.stack([part.amin(1) for part in torch.split(each, self.sizes, 1)], 1)
 
     def see(self, z: Tensor) -> Tensor:
         """Count how often each level is reached; return the embeddings (n, e) as they came."""
@@ -119,7 +119,8 @@ def _groups(points: Tensor, k: int) -> Tensor:
         d = norms(points - points[far])
         member[d < nearest] = group
         nearest = torch.minimum(nearest, d)
-    return member.unique(return_inverse=True)[1]
+    kept: Tensor = torch.unique(member, return_inverse=True)[1]
+    return kept
 
 
 class Chosen(NamedTuple):

@@ -1,15 +1,19 @@
 """Certified answers of smoothed embeddings: Recall@k, top-k sets, cluster assignment and verification.
 
 All functions certify the *smoothed* encoder ``g(x) = E f(x + sigma n)`` against vectors that do not move:
-clean embeddings of a gallery, its smoothed embeddings (put them into the task), or centroids. What is certified
-is decided on the select sample and proved on the certify sample. A radius is too large with probability at most
-alpha for each input; where nothing is proved the answer is -1, the radius 0 and ``correct`` False.
+clean embeddings of a gallery, centroids, or smoothed embeddings of a gallery. Estimate those under a purpose
+of their own, ``smoothed_embeddings(..., purpose="gallery")``: they must not depend on the noise drawn here.
+
+What is certified is chosen on the select sample and proved on the certify sample. A radius is too large with
+probability at most alpha for each input; where nothing is proved the answer is -1, the radius 0 and
+``correct`` False. A deployed mean of finitely many copies is near g but not g: where margins are small its
+answers may differ.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -104,7 +108,7 @@ def certify_recall(
         def promise(source: Source) -> float:
             return _kth(ball_radii(source, select.mean(0), 0.0, 1.0), k)
 
-        sources = near(select.mean(0)) or [_never]
+        sources = near(select.mean(0)) or [_never(select)]
         best = max(sources, key=promise) if len(sources) > 1 else sources[0]
         return Claim(task.y[i].cpu(), True, best, k - 1, near)
 
@@ -322,9 +326,10 @@ def _kth(radii: Tensor, k: int) -> float:
     return float(radii.kthvalue(k).values) if len(radii) >= k else math.inf
 
 
-def _never() -> Iterator[Halfspaces]:
-    """Yield a condition that cannot be met."""
-    yield Halfspaces(torch.zeros(1, 1, dtype=torch.float64), torch.full((1,), torch.inf, dtype=torch.float64))
+def _never(select: Tensor) -> Source:
+    """Return a condition that cannot be met."""
+    zero = torch.zeros_like(select[:1])
+    return lambda: iter([Halfspaces(zero, torch.full_like(zero[:, 0], torch.inf))])
 
 
 def _nearer(z: Tensor, winner: Tensor, losers: Tensor) -> Source:

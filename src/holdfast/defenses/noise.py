@@ -27,9 +27,9 @@ class NoiseTraining:
 
     Notes
     -----
-    Noisy images are not clipped to [0, 1], neither here nor when certifying: the encoder must meet in training
-    what it meets when it is smoothed. An adversary of ``part`` that knows a box clips them; plain training
-    does not. Noise is drawn from the generator of the step, anew for every batch.
+    Noisy images are not clipped to [0, 1], neither here nor when certifying: the encoder must meet in
+    training what it meets when it is smoothed. An adversary of ``part`` that knows a box clips them. Noise is
+    drawn from the generator of the step, anew for every batch.
 
     References
     ----------

@@ -237,11 +237,11 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
 
     def _data(self, X: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
         try:
-            X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
-            check_classification_targets(y)
+            rows, labels = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
+            check_classification_targets(labels)
         except ValueError as error:
-            raise InvalidArgument("X, y", f"rows and labels of them ({error})", np.shape(X)) from error
-        return X, y
+            raise InvalidArgument("X, y", f"rows and labels of them ({error})", type(X).__name__) from error
+        return rows, labels
 
     def _starts(self, X: Array, codes: Array, rank: int, restarts: int, seed: int) -> list[torch.Tensor]:
         old = getattr(self, "components_", None)

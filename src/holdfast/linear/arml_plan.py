@@ -28,12 +28,12 @@ def _among(name: str, value: Any, allowed: Any) -> None:
 
 
 def _integer(name: str, value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+    if type(value) is bool or not isinstance(value, Integral) or int(value) < 1:
         raise InvalidArgument(name, "an integer >= 1", value)
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) is not bool and isinstance(value, Real) and math.isfinite(value)
 
 
 @dataclass(frozen=True, kw_only=True)

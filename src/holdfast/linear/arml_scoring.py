@@ -111,5 +111,8 @@ def certify_last(
 def _is_plain_vote(estimator: Any) -> bool:
     if not isinstance(estimator, KNeighborsClassifier):
         return False
-    euclidean = estimator.metric == "euclidean" or (estimator.metric == "minkowski" and estimator.p == 2)
-    return euclidean and estimator.weights == "uniform"
+    euclidean: bool = estimator.metric == "euclidean" or (
+        estimator.metric == "minkowski" and estimator.p == 2
+    )
+    uniform: bool = estimator.weights == "uniform"
+    return euclidean and uniform

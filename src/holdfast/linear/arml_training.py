@@ -20,6 +20,8 @@ from .triplets import RULES, Candidates, ClassBlocks, nearest_candidates
 
 EVALUATIONS = 20
 """The validation radius is computed about this many times."""
+GAIN = 1e-4
+"""Relative gain of the validation radius below which patience is lost."""
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Adam's constants, as published."""
 VALIDATION_ROWS, VALIDATION_WORK = 1000, 5 * 10**9
@@ -91,7 +93,7 @@ def learn(
     loop = _Loop(x, y, start, plan, seed, run)
     every = max(plan.refresh, math.ceil(plan.epochs / EVALUATIONS)) if validation else 0
     history: list[dict[str, float]] = []
-    best, kept, stale, since = -math.inf, loop.factor(), 0, 0
+    best, kept, stale, since = -1.0, loop.factor(), 0, 0
     before, total = math.inf, x.new_zeros(())
     for epoch in range(1, plan.epochs + 1):
         loss = loop.epoch(epoch - 1)
@@ -110,8 +112,8 @@ def learn(
         if evaluate and validation:
             certificate = triplet_bound(x, y, *validation, loop.factor())
             entry["radius"], entry["error"] = certificate.median(), certificate.error_at(0)
-            stale = 0 if entry["radius"] > best else stale + 1
-            if stale == 0:
+            stale = 0 if entry["radius"] > best + GAIN * abs(best) else stale + 1
+            if entry["radius"] > best:
                 best, kept = entry["radius"], loop.factor()
             if plan.patience is not None and stale >= plan.patience:
                 break
@@ -179,7 +181,7 @@ class _Loop:
             yield self.near
             return
         shuffled = torch.randperm(len(self.anchors), generator=stream(*self.name, "batches", number))
-        for places in shuffled.to(self.g.device).split(size):
+        for places in torch.split(shuffled.to(self.g.device), size):
             places = places.sort().values
             if redraw or self.near is None:
                 found = self.search(self.anchors[places])

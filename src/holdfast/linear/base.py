@@ -50,8 +50,8 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
     def transform(self, X: ArrayLike) -> Array:
         """Return ``X @ components_.T``: Euclidean distances there are the learned ones, (n, D) -> (n, r)."""
         check_is_fitted(self)
-        X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
-        out: Array = X @ self.components_.astype(X.dtype, copy=False).T
+        rows = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
+        out: Array = rows @ self.components_.astype(rows.dtype, copy=False).T
         return out
 
     def pair_distance(self, pairs: ArrayLike) -> Array:
@@ -175,7 +175,7 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
         header = {
             "schema": SCHEMA,
             "estimator": name,
-            "parameters": _plain("parameter", self.get_params(deep=False), tensors),  # type: ignore[attr-defined]
+            "parameters": _plain("parameter", self.get_params(deep=False), tensors),
             "learned": _plain("learned", learned, tensors),
         }
         with replacing(path) as temporary:
@@ -216,7 +216,7 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
             learned = _whole("learned", header["learned"], tensors)
         except (KeyError, TypeError, AttributeError) as error:
             raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
-        vars(estimator).update(learned)
+        estimator.__dict__.update(learned)
         _check(path, estimator)
         return estimator
 
@@ -286,6 +286,6 @@ def _check(path: Path, estimator: MahalanobisMixin) -> None:
     rows, labels = found.get("references_"), found.get("reference_labels_")
     if rows is None and labels is None:
         return
-    fits = isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray) and rows.ndim == 2
-    if not fits or rows.shape != (len(labels), width):
+    arrays = isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray)
+    if not arrays or np.shape(rows) != (np.size(labels), width):
         raise CorruptFile(path, None, f"need references_ (n, {width}) and as many reference_labels_")
