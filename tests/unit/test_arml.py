@@ -342,6 +342,7 @@ def test_batches_are_the_default_for_many_rows() -> None:
     assert (few.batch_size, few.epochs) == (None, MODES["default"].epochs)
     assert many.batch_size == 4096
     assert 300 < many.epochs * 15 < 600
+    assert (few.refresh, many.refresh) == (5, 7)
     assert plan("published", 60000, {}).batch_size is None
     assert watched_rows(6000, 60000, 784) < 200 < watched_rows(6000, 5000, 784)
 

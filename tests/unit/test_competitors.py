@@ -142,14 +142,16 @@ def test_rounding_is_mended() -> None:
     m = np.diag([1.0, -1e-12])
     m[0, 1] = 1e-12
     fixed = checked("mine", m)
-    assert np.linalg.eigvalsh(fixed)[0] >= 0 and np.array_equal(fixed, fixed.T)
+    assert np.linalg.eigvalsh(fixed)[0] >= 0
+    assert np.array_equal(fixed, fixed.T)
     assert fixed == pytest.approx(np.diag([1.0, 0.0]), abs=1e-11)
     assert np.array_equal(checked("mine", np.array([[2.0 + 0j, 0], [0, 1]])), np.diag([2.0, 1.0]))
 
 
 def test_recorded_figures_are_those_of_the_baseline_page() -> None:
     digits, breast = recorded("digits"), recorded("breast-cancer")
-    assert digits is not None and breast is not None
+    assert digits is not None
+    assert breast is not None
     assert "metric-learn 0.7.0 under scikit-learn 1.5.2" in digits["provenance"]
     assert digits["methods"]["lmnn"]["1"] == {
         "clean_error": 0.011, "median": 0.4509, "certificate": "exact",
@@ -183,14 +185,17 @@ def test_recorded_figures_are_those_of_the_baseline_page() -> None:
 def test_recorded_figures_make_sense(name: str, n: int) -> None:
     file = recorded(name)
     assert file is not None
-    assert file["n_test"] == n and file["norm"] == "l2" and sorted(file["radii"]) == file["radii"]
+    assert file["n_test"] == n
+    assert file["norm"] == "l2"
+    assert sorted(file["radii"]) == file["radii"]
     for method, figures in file["methods"].items():
         assert method in METHODS
         for k, row in figures.items():
             if k == "failed":
                 continue
             errors = row["certified_error"]
-            assert len(errors) == len(file["radii"]) and sorted(errors) == errors
+            assert len(errors) == len(file["radii"])
+            assert sorted(errors) == errors
             assert row["clean_error"] <= errors[0] + 5e-4
             below = [e for r, e in zip(file["radii"], errors, strict=True) if r < row["median"]]
             assert all(e <= 0.5 + 1e-3 for e in below)

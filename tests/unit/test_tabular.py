@@ -37,20 +37,27 @@ def test_bundled_sets_follow_the_published_protocol(
     name: str, train: tuple[int, int], test: int, wrong: int
 ) -> None:
     t = load_table(name)
-    assert t.x_train.shape == train and len(t.y_test) == test and t.name == name
-    assert t.x_train.min() == 0 and t.x_train.max() == 1
+    assert t.x_train.shape == train
+    assert len(t.y_test) == test
+    assert t.name == name
+    assert t.x_train.min() == 0
+    assert abs(t.x_train.max() - 1) < 1e-15
     assert int((nearest_gap(t) <= 1e-12).sum()) == wrong  # 1.5 %, 6.4 %, 0 % of the baseline page
-    assert "random_state=0" in t.provenance and "MinMaxScaler" in t.provenance
+    assert "random_state=0" in t.provenance
+    assert "MinMaxScaler" in t.provenance
 
 
 def test_test_features_may_leave_the_unit_interval_and_constant_columns_stay() -> None:
     t = load_table("breast-cancer")
-    assert round(t.x_test.min(), 2) == -0.07 and round(t.x_test.max(), 2) == 1.38
+    assert round(t.x_test.min(), 2) == -0.07
+    assert round(t.x_test.max(), 2) == 1.38
     digits = load_table("digits")
     constant = np.ptp(digits.x_train, axis=0) == 0
-    assert constant.any() and digits.x_train[:, constant].max() == 0
+    assert constant.any()
+    assert digits.x_train[:, constant].max() == 0
     assert digits.x_test.max() == pytest.approx(8 / 3)
-    assert t.features == tuple(load_breast_cancer().feature_names) and t.class_names == (
+    assert t.features == tuple(load_breast_cancer().feature_names)
+    assert t.class_names == (
         "malignant",
         "benign",
     )
@@ -62,7 +69,8 @@ def test_test_features_may_leave_the_unit_interval_and_constant_columns_stay() -
 ])  # fmt: skip
 def test_official_files(name: str, train: tuple[int, int], test: int, wrong: int) -> None:
     t = load_table(name, DATA)
-    assert t.x_train.shape == train and t.x_test.shape == (test, train[1])
+    assert t.x_train.shape == train
+    assert t.x_test.shape == (test, train[1])
     part = load_table(name, DATA, n_test=500)
     assert np.array_equal(part.x_test, t.x_test[:500])
     assert int((nearest_gap(part) <= 1e-9).sum()) == wrong  # 2.4 % and 28.2 %, ties being wrong
@@ -99,7 +107,8 @@ def test_libsvm_text_plain_and_packed(tmp_path: Path, end: str, pack: Callable[[
     for seed, file in enumerate(("splice", "splice.t")):
         (tmp_path / "splice" / f"{file}{end}").write_bytes(pack(libsvm(6, 60, seed).encode()))
     t = load_table("splice", tmp_path, n_test=4)
-    assert t.x_train.shape == (6, 60) and t.x_test.shape == (4, 60)
+    assert t.x_train.shape == (6, 60)
+    assert t.x_test.shape == (4, 60)
     assert t.y_train.tolist() == [1, 2, 1, 2, 1, 2]
     rows = np.random.default_rng(0).random(60)
     whole = np.array(
@@ -155,7 +164,8 @@ def test_idx_pixels_are_divided_by_255(tmp_path: Path) -> None:
         )
     t = load_table("mnist", tmp_path, n_test=3)
     assert t.x_train == pytest.approx(pixels.reshape(4, 6) / 255, abs=1e-7)
-    assert t.y_test.tolist() == [1, 0, 1] and t.x_train.dtype == np.float64
+    assert t.y_test.tolist() == [1, 0, 1]
+    assert t.x_train.dtype == np.float64
 
 
 def rows_of(text: str, path: Path) -> Path:
@@ -171,9 +181,13 @@ def test_csv_with_and_without_names(tmp_path: Path) -> None:
     named = load_table(
         f"csv:{rows_of(chr(0xFEFF) + 'size,rest,kind' + chr(10) + BODY, tmp_path / 'named.csv')}"
     )
-    assert plain.x_train.shape == (14, 2) and len(plain.y_test) == 6
-    assert np.array_equal(plain.x_train, named.x_train) and named.features == ("size", "rest")
-    assert plain.class_names == ("a", "b") and set(plain.y_train) == {0, 1} and plain.features == ()
+    assert plain.x_train.shape == (14, 2)
+    assert len(plain.y_test) == 6
+    assert np.array_equal(plain.x_train, named.x_train)
+    assert named.features == ("size", "rest")
+    assert plain.class_names == ("a", "b")
+    assert set(plain.y_train) == {0, 1}
+    assert plain.features == ()
     first = [0.0, 1.0]
     assert [plain.x_train[:, 0].min(), plain.x_train[:, 0].max()] == first
 
@@ -181,7 +195,9 @@ def test_csv_with_and_without_names(tmp_path: Path) -> None:
 def test_csv_with_a_named_label_column(tmp_path: Path) -> None:
     text = "kind;a;b\n" + "".join(f"{i % 2};{i};{-i}\n" for i in range(10))
     t = load_table(f"csv:{rows_of(text, tmp_path / 'x.csv')}#kind")
-    assert t.features == ("a", "b") and t.class_names == () and set(t.y_train) == {0, 1}
+    assert t.features == ("a", "b")
+    assert t.class_names == ()
+    assert set(t.y_train) == {0, 1}
     assert t.x_train[:, 0] == pytest.approx(1 - t.x_train[:, 1])
     with pytest.raises(UnknownName, match="did you mean kind"):
         load_table(f"csv:{tmp_path / 'x.csv'}#knd")
@@ -208,17 +224,17 @@ def test_bad_csv_names_the_line(tmp_path: Path, text: str, message: str) -> None
 def test_classes_too_small_to_split(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="class 1 has one row"):
         load_table(f"csv:{rows_of('1,0' + chr(10) + '2,0' + chr(10) + '3,1' + chr(10), tmp_path / 'x.csv')}")
+    few = "".join(f"{i},{i % 3}\n" for i in range(6))  # 2 test rows, 3 classes
     with pytest.raises(DataError, match="cannot be split"):
-        load_table(
-            f"csv:{rows_of('1,0' + chr(10) + '2,0' + chr(10) + '3,1' + chr(10) + '4,1', tmp_path / 'y.csv')}"
-        )
+        load_table(f"csv:{rows_of(few, tmp_path / 'y.csv')}")
 
 
 def test_npz_as_it_is_and_split(tmp_path: Path) -> None:
     x, y = RNG.normal(size=(30, 2, 3)), np.array(["b", "a"] * 15)
     np.savez(tmp_path / "xy.npz", X=x, y=y)
     t = load_table(f"npz:{tmp_path / 'xy.npz'}")
-    assert t.x_train.shape == (21, 6) and t.class_names == ("a", "b")
+    assert t.x_train.shape == (21, 6)
+    assert t.class_names == ("a", "b")
     four = {
         "x_train": x[:20, 0] * 9,
         "y_train": np.arange(20) % 2,
@@ -227,7 +243,8 @@ def test_npz_as_it_is_and_split(tmp_path: Path) -> None:
     }
     np.savez(tmp_path / "four.npz", **four)
     t = load_table(f"npz:{tmp_path / 'four.npz'}", n_test=2)
-    assert np.array_equal(t.x_train, x[:20, 0] * 9) and len(t.y_test) == 2
+    assert np.array_equal(t.x_train, x[:20, 0] * 9)
+    assert len(t.y_test) == 2
 
 
 @pytest.mark.parametrize(

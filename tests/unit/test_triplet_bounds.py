@@ -293,6 +293,29 @@ def test_nearly_equal_points_are_rounded_down(gap: float) -> None:
         assert eps > 0.095
 
 
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), power=st.integers(3, 13), norm=st.sampled_from(NORMS), far=st.booleans())
+def test_twins_of_another_class_never_raise_a_bound(seed: int, power: int, norm: float, far: bool) -> None:
+    """Every positive has a negative beside it; expanded squares lose all digits of what lies between."""
+    rng = np.random.default_rng(seed)
+    x, z = rng.random((8, 5)), rng.random((6, 5))
+    g = rng.normal(size=(5, 5))
+    x = np.concatenate((x, x + 10.0**-power * rng.normal(size=x.shape))) + 1000 * far
+    z, y, m = z + 1000 * far, np.repeat([0, 1], 8), g.T @ g
+    r = prepared(x, y, m)
+    points = torch.from_numpy(z)
+    labels = r.predict(points, 1)
+    found = neighbour_bound(r, r.inside(points), labels, 1, norm)
+    wide = [v.astype(np.longdouble) for v in (x, m, z)]
+    for row, label in enumerate(labels.tolist()):
+        d = ((wide[2][row] - wide[0]) @ wide[1] * (wide[2][row] - wide[0])).sum(1)
+        own, others = np.flatnonzero(y == label), np.flatnonzero(y != label)
+        normal = np.abs((wide[0][own, None] - wide[0][others]) @ wide[1])  # (i, j, D)
+        sizes = {1.0: normal.max(2), 2.0: np.sqrt((normal**2).sum(2)), math.inf: normal.sum(2)}
+        eps = (d[others] - d[own, None]).clip(0) / (2 * sizes[norm])
+        assert float(found[row]) <= float(eps.max(0).min())
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shift", [10.0, 1000.0])
 def test_translation_changes_nothing(norm: float, shift: float) -> None:

@@ -1,6 +1,7 @@
 """Certificates: radii inside which an answer cannot change, with what they cost and how exact they are."""
 
 from .certificate import Certificate
+from .lipschitz import LipschitzCertifier, certify_lipschitz, certify_pixels, lipschitz_constant
 from .smoothed import (
     certify_clusters,
     certify_moving_pairs,
@@ -14,14 +15,18 @@ from .vote import certify_votes
 
 __all__ = [
     "Certificate",
+    "LipschitzCertifier",
     "SmoothedEncoder",
     "Smoothing",
     "certify_clusters",
+    "certify_lipschitz",
     "certify_moving_pairs",
+    "certify_pixels",
     "certify_recall",
     "certify_topk",
     "certify_verification",
     "certify_votes",
+    "lipschitz_constant",
     "neighbour_bound",
     "per_negative_bounds",
     "smoothed_embeddings",

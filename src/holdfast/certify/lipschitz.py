@@ -339,7 +339,7 @@ class _Sides:
     def heights(self, rows: Tensor, d: Tensor, own: Tensor, error: Tensor, sign: float = 1.0) -> Tensor:
         """Return (n, m) lower bounds >= 0 of distances to bisectors with the rows p (n,), 0 beyond them.
 
-        ``own`` (n,) is the squared distance to p; ``sign=-1`` turns the sides: p is the row to stay away from.
+        ``own`` (n,) is the squared distance to p; ``sign=-1`` turns the sides: p is the row to avoid.
         """
         error = error[:, None]
         lead = sign * (d - own[:, None]) - 2 * error

@@ -359,7 +359,7 @@ def _vectors(name: str, z: Tensor) -> Tensor:
         raise InvalidArgument(name, "vectors (m, e)", tuple(z.shape))
     if not bool(torch.isfinite(z).all()):
         raise InvalidArgument(name, "finite vectors", "NaN or infinity")
-    return z
+    return z.detach()
 
 
 def _labelled(

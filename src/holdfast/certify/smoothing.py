@@ -44,7 +44,7 @@ class Smoothing:
         ``"levels"``: the distribution of the margins as well, half of ``alpha`` for each; radii about three
         times as large, never much smaller.
     levels, groups
-        Levels of each margin, and groups of competitors with one margin each.
+        Levels of each margin (two or more), and groups of competitors with one margin each.
     competitors
         Hardest competitors (chosen on the select sample) whose margins are looked at; all others are
         certified by the ball.
@@ -64,9 +64,11 @@ class Smoothing:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.sigma) and self.sigma > 0):
             raise InvalidArgument("sigma", "a finite number > 0, in input units", self.sigma)
-        for name in ("n_select", "n_certify", "batch_size", "levels", "groups", "competitors"):
+        for name in ("n_select", "n_certify", "batch_size", "groups", "competitors"):
             if not getattr(self, name) >= 1:
                 raise InvalidArgument(name, "an integer >= 1", getattr(self, name))
+        if self.levels < 2:
+            raise InvalidArgument("levels", "an integer >= 2", self.levels)
         if not 0 < self.alpha < 1:
             raise InvalidArgument("alpha", "a probability in (0, 1)", self.alpha)
         if self.seed < 0:

@@ -31,8 +31,9 @@ class Table:
     name
         What records and messages call it.
     x_train, x_test
-        (n, d) and (m, d) float64, finite. The training part of the named sets lies in [0, 1]; test features
-        may leave it, and constant columns stay constant (0 in training): nothing is clipped or dropped.
+        (n, d) and (m, d) float64, finite. The training part of the named sets lies in [0, 1] (up to the last
+        bit); test features may leave it, and constant columns stay constant (0 in training): nothing is
+        clipped or dropped.
     y_train, y_test
         (n,) and (m,) int64 labels; every test label occurs in training.
     class_names

@@ -40,7 +40,7 @@ def gram_bound(weight: Tensor) -> Tensor:
     References
     ----------
     Delattre et al., *Efficient Bound of Lipschitz Constant for Convolutional Layers by Gram Iteration*,
-    ICML 2023, theorem 2.
+    ICML 2023.
     """
     w = weight if weight.shape[0] <= weight.shape[1] else weight.T
     scale = torch.linalg.vector_norm(w).clamp_min(torch.finfo(w.dtype).tiny)
@@ -61,7 +61,7 @@ def orthogonalise(weight: Tensor, iterations: int) -> Tensor:
     ----------
     Björck and Bowie, *An Iterative Algorithm for Computing the Best Estimate of an Orthogonal Matrix*,
     SIAM J. Numer. Anal. 8 (1971); Anil, Lucas and Grosse, *Sorting out Lipschitz Function Approximation*,
-    ICML 2019, section 4.
+    ICML 2019.
     """
     with torch.no_grad():
         scale = gram_bound(weight).clamp_min(torch.finfo(weight.dtype).tiny)
@@ -93,7 +93,7 @@ class OrthogonalLinear(nn.Linear):
     gradient reaches the weights) and is kept until the weights change.
     """
 
-    def __init__(self, in_features: int, out_features: int, iterations: int = 8) -> None:
+    def __init__(self, in_features: int, out_features: int, iterations: int = 5) -> None:
         check_width("iterations", iterations)
         super().__init__(in_features, out_features)
         self.iterations = iterations
@@ -146,14 +146,15 @@ def _same(a: Tensor, b: Tensor) -> bool:
 class OrthogonalConv2d(OrthogonalLinear):
     """Shift groups of channels by a pixel, then multiply the channels of every pixel by one matrix.
 
-    The channels are cut into five groups, group g moves by ``SHIFTS[g]``, around the edges; ``shift=False``
-    leaves all where they are (a 1x1 convolution). A shift is a permutation of the values and keeps every length; the matrix acts on each
-    pixel alone; so the gain of the layer is the largest singular value of the matrix.
+    The channels are cut into five groups; group g moves by ``SHIFTS[g]``, around the edges. With
+    ``shift=False`` all stay where they are (a 1x1 convolution). A shift is a permutation of the values and
+    keeps every length; the matrix acts on each pixel alone; so the gain of the layer is the largest singular
+    value of the matrix.
 
     Notes
     -----
     A matrix before and one after a shift of some channels is the factor from which orthogonal convolutions
-    are built: ``Q2 (P + (I - P) S) Q1`` with a projection P and the shift S (Li et al. 2019, section 4). Two
+    are built: ``Q2 (P + (I - P) S) Q1`` with a projection P and the shift S (Li et al. 2019). Two
     layers in a row thus give the orthogonal kernels over a cross of five pixels, at the price of 1x1
     convolutions.
 
@@ -163,7 +164,7 @@ class OrthogonalConv2d(OrthogonalLinear):
     Convolutional Networks*, NeurIPS 2019.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, iterations: int = 8, shift: bool = True) -> None:
+    def __init__(self, in_channels: int, out_channels: int, iterations: int = 5, shift: bool = True) -> None:
         super().__init__(in_channels, out_channels, iterations)
         self.shift = shift
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,16 @@ class Measured:
     fingerprint: str
     file: str
 
+    @cached_property
+    def median(self) -> tuple[float, float, float]:
+        """Median radius and its 95 % bootstrap interval over points."""
+        radius = self.certificate.radius.cpu().numpy()
+        middle = float(np.median(radius))
+        if not math.isfinite(middle):
+            return middle, middle, middle
+        low, high = bootstrap(lambda rows: float(np.median(radius[rows])), len(radius))
+        return middle, min(low, middle), max(high, middle)
+
 
 def fitting_radii(c: Certificate) -> tuple[float, ...]:
     """Return eight round radii up to about the 90 % quantile of those found."""
@@ -61,14 +72,6 @@ def fitting_radii(c: Certificate) -> tuple[float, ...]:
         s for s in (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0) if s * power >= raw * (1 - 1e-9)
     )
     return tuple(float(f"{i * step * power:.6g}") for i in range(1, 9))
-
-
-def median_interval(c: Certificate) -> tuple[float, float, float]:
-    """Return the median radius and its 95 % bootstrap interval over points."""
-    radius = c.radius.cpu().numpy()
-    middle = float(np.median(radius))
-    low, high = bootstrap(lambda rows: float(np.median(radius[rows])), len(radius))
-    return middle, min(low, middle), max(high, middle)
 
 
 def _finite(value: float) -> float | None:
@@ -96,8 +99,7 @@ def summarise(measured: Sequence[Measured], radii: Sequence[float]) -> list[dict
     for (name, k), ones in groups.items():
         certificates = [one.certificate for one in ones]
         n = len(certificates[0])
-        medians = [c.median() for c in certificates]
-        interval = median_interval(certificates[0])[1:] if math.isfinite(medians[0]) else (math.inf, math.inf)
+        medians = [one.median[0] for one in ones]
         right = sum(float(c.correct.sum()) for c in certificates)
         exact = sum(float((c.exact_rows() & c.correct).sum()) for c in certificates)
         rows.append(
@@ -109,8 +111,8 @@ def summarise(measured: Sequence[Measured], radii: Sequence[float]) -> list[dict
                 "clean_error": share([c.error_at(-1.0) for c in certificates], n),
                 "median": {
                     "value": _finite(float(np.mean(medians))),
-                    "low": _finite(interval[0]),
-                    "high": _finite(interval[1]),
+                    "low": _finite(ones[0].median[1]),
+                    "high": _finite(ones[0].median[2]),
                     "spread": [_finite(min(medians)), _finite(max(medians))] if len(ones) > 1 else None,
                 },
                 "certified_error": [share([c.error_at(r) for c in certificates], n) for r in radii],
@@ -150,9 +152,9 @@ def records_of(one: Measured, dataset: str, norm: str, radii: Iterable[float]) -
         made.append(
             record.make(metric=f"certified@{r:g}", value=held / n, ci=wilson(held, n), eps=r, **shared)
         )
-    if math.isfinite(c.median()):
-        median = median_interval(c)
-        made.append(record.make(metric="certified-median", value=median[0], ci=median[1:], **shared))
+    middle, *ends = one.median
+    if all(map(math.isfinite, (middle, *ends))):
+        made.append(record.make(metric="certified-median", value=middle, ci=ends, **shared))
     return made
 
 

@@ -51,7 +51,7 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         loss                 neg                                                neg
         triplets             sampled                                            sampled
         n_candidates         10                                                 10
-        refresh              5                                                  1
+        refresh              5; with batches a quarter of the epochs            1
         epochs               200; with batches as many as give 400 steps        1000
         lr                   0.01                                               0.001
         schedule             cosine                                             constant
@@ -128,9 +128,9 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
-    A class of one member gives no anchor, for it has no positive, but its member is a negative and a reference.
+    A class of one member gives no anchor, for it has no positive; its member is a negative and a reference.
     The published code draws "positives" of other classes where a class has fewer than ``n_candidates`` + 1
-    members; here no mode does. Rows are centred before training, which changes no distance but saves digits.
+    members; here no mode does. Rows are centred before training, which changes no distance.
 
     References
     ----------

@@ -19,6 +19,8 @@ FULL_BATCH = 8192
 """Up to this many rows the improved mode trains on all anchors at once, beyond it on batches of half."""
 LEAST_STEPS = 400
 """Steps of the improved mode where batches are used."""
+SEARCHES = 4
+"""Searches for candidates where batches are used: there they cost more than the steps."""
 DTYPES: Mapping[str, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -111,6 +113,7 @@ def plan(mode: str, rows: int, given: Mapping[str, Any]) -> Plan:
     if mode == "default" and "epochs" not in chosen and isinstance(chosen.get("batch_size"), Integral):
         steps = math.ceil(rows / max(1, chosen["batch_size"]))
         chosen["epochs"] = min(base["epochs"], math.ceil(LEAST_STEPS / steps))
+        chosen.setdefault("refresh", math.ceil(chosen["epochs"] / SEARCHES))
     return Plan(**{**base, **chosen})
 
 

@@ -63,8 +63,8 @@ def certified_radius_scorer(
     It takes a linear metric such as :class:`~holdfast.linear.ARML`, a classifier with ``certify``, or a
     pipeline that ends in one of these, or in a metric and scikit-learn's ``KNeighborsClassifier`` on its
     Euclidean distance with uniform weights. Radii are in the units of that last step's input: behind a
-    scaler, those of the scaled features. A label that training has not seen is an error: give cross-validation
-    a ``StratifiedKFold``, for scikit-learn stratifies by itself only where a classifier stands last.
+    scaler, those of the scaled features. A label that training has not seen is an error: give
+    cross-validation a ``StratifiedKFold``; scikit-learn stratifies by itself only for classifiers.
 
     Parameters
     ----------

@@ -25,7 +25,7 @@ GAIN = 1e-4
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Adam's constants, as published."""
 VALIDATION_ROWS, VALIDATION_WORK = 1000, 5 * 10**9
-"""Most rows of the validation split whose radius is computed, and most of them times n times D, if over 100."""
+"""Most rows of the validation split whose radius is computed, and beyond 100 the most times n D."""
 
 
 def watched_rows(held: int, rows: int, width: int) -> int:
@@ -216,7 +216,7 @@ class _Loop:
     def adam(self, gradient: Tensor) -> None:
         """Step by Adam's rule (Kingma and Ba, 2015, algorithm 1, with PyTorch's place of epsilon).
 
-        Written out because building a ``torch.optim.Adam`` imports a compiler, 1.3 s of a fit that takes less.
+        Written out because building a ``torch.optim.Adam`` imports a compiler: 1.3 s, longer than a fit.
         """
         lr = self.plan.rate(self.step / self.steps)
         self.step += 1

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from ..errors import CorruptFile, DataError, InvalidArgument
-from ..files import replacing
+from .arml_storage import SCHEMA as SCHEMA
+from .arml_storage import read_header, read_parts, whole, write_estimator
 
 if TYPE_CHECKING:
     from ..certify import Certificate
 
 Array = NDArray[Any]
-SCHEMA = 1
 ESTIMATORS: Mapping[str, str] = {"ARML": "holdfast.linear.arml"}
 """Estimators that a file may name, and the module that holds each; nothing else is built from a file."""
+_header = read_header  # knn_storage still asks for this and SCHEMA here
 
 
 class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: ignore[misc]
@@ -171,15 +169,7 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
         learned = {key: value for key, value in vars(self).items() if key.endswith("_") and key[0] != "_"}
         if not references:
             learned.update(references_=None, reference_labels_=None)
-        tensors: dict[str, Array] = {}
-        header = {
-            "schema": SCHEMA,
-            "estimator": name,
-            "parameters": _plain("parameter", self.get_params(deep=False), tensors),
-            "learned": _plain("learned", learned, tensors),
-        }
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={"holdfast": json.dumps(header, allow_nan=False)})
+        write_estimator(path, name, self.get_params(deep=False), learned)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -196,15 +186,7 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
             :data:`ESTIMATORS`, or one that is not a ``cls``.
         """
         path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file; expected an estimator written by save()")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                text = (file.metadata() or {}).get("holdfast")
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise CorruptFile(path, None, f"not safetensors: {error}") from error
-        header = _header(path, text)
+        header, tensors = read_parts(path)
         name = header.get("estimator")
         if not isinstance(name, str) or name not in ESTIMATORS:
             raise DataError(f"{path}: holds {name!r}, known are {', '.join(sorted(ESTIMATORS))}")
@@ -212,80 +194,26 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
         if not issubclass(kind, cls):
             raise DataError(f"{path}: holds an estimator {name}, not a {cls.__name__}")
         try:
-            estimator: Self = kind(**_whole("parameter", header["parameters"], tensors))
-            learned = _whole("learned", header["learned"], tensors)
-        except (KeyError, TypeError, AttributeError) as error:
+            estimator: Self = kind(**whole("parameter", header["parameters"], tensors))
+            learned = whole("learned", header["learned"], tensors)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
         estimator.__dict__.update(learned)
-        _check(path, estimator)
+        _check(path, learned)
         return estimator
 
 
-def _header(path: Path, text: str | None) -> dict[str, Any]:
-    if text is None:
-        raise DataError(
-            f"{path}: safetensors without a 'holdfast' header; only files of save() can be loaded"
-        )
-    try:
-        header = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CorruptFile(path, None, f"header is not JSON: {error}") from error
-    if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-        schema = header.get("schema") if isinstance(header, dict) else header
-        raise DataError(f"{path}: written with estimator schema {schema!r}, this version reads {SCHEMA}")
-    return header
-
-
-def _plain(kind: str, values: Mapping[str, Any], tensors: dict[str, Array]) -> dict[str, Any]:
-    """Return values as JSON data; arrays of numbers go to ``tensors``, and ``{"array": key}`` stays."""
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            tensors[f"{kind}.{name}"] = np.ascontiguousarray(value)
-            out[name] = {"array": f"{kind}.{name}"}
-            continue
-        item = {"texts": value.tolist()} if isinstance(value, np.ndarray) else _number(value)
-        try:
-            json.dumps(item, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgument(name, "an array of numbers or plain data, to be saved", value) from error
-        out[name] = item
-    return out
-
-
-def _number(value: Any) -> Any:
-    """Numbers of NumPy as Python's, types of torch as their names."""
-    if isinstance(value, np.generic):
-        return value.item()
-    text = str(value)
-    return text.removeprefix("torch.") if text in ("torch.float32", "torch.float64") else value
-
-
-def _whole(kind: str, values: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in values.items():
-        if kind == "learned" and (not name.endswith("_") or name.startswith("_")):
-            raise KeyError(name)
-        if isinstance(value, dict):
-            ((form, content),) = value.items()
-            array = tensors[content] if form == "array" else np.array(content, dtype=object)
-            out[name] = array
-        else:
-            out[name] = value
-    return out
-
-
-def _check(path: Path, estimator: MahalanobisMixin) -> None:
+def _check(path: Path, learned: Mapping[str, Any]) -> None:
     """Refuse tensors that do not fit each other."""
-    found = vars(estimator)
-    factor, width = found.get("components_"), found.get("n_features_in_")
+    factor, width = learned.get("components_"), learned.get("n_features_in_")
     if not isinstance(factor, np.ndarray) or factor.ndim != 2 or factor.shape[1] != width:
         raise CorruptFile(path, None, f"need components_ (r, {width})")
     if not np.isfinite(factor).all():
         raise CorruptFile(path, None, "components_ holds numbers that are not finite")
-    rows, labels = found.get("references_"), found.get("reference_labels_")
+    rows, labels = learned.get("references_"), learned.get("reference_labels_")
     if rows is None and labels is None:
         return
-    arrays = isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray)
-    if not arrays or np.shape(rows) != (np.size(labels), width):
+    if not (
+        isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray) and rows.shape == (labels.size, width)
+    ):
         raise CorruptFile(path, None, f"need references_ (n, {width}) and as many reference_labels_")

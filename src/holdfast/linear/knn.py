@@ -21,11 +21,12 @@ from torch import Tensor
 from ..certify.certificate import Certificate
 from ..certify.neighbours import certify_neighbours, find_perturbations
 from ..certify.references import References
-from ..errors import CorruptFile, InvalidArgument
+from ..errors import CorruptFile, DataError, InvalidArgument
 from ..functional.distance import Mahalanobis
 from ..functional.projection import psd_cone
 from .arml_plan import device as torch_device
-from .knn_storage import read_references, to_device, write_references
+from .arml_storage import read_parts, whole, write_estimator
+from .knn_storage import as_arrays, as_references
 
 Array = NDArray[Any]
 CHUNK = 1024
@@ -283,12 +284,11 @@ class RobustKNeighborsClassifier(ClassifierMixin, BaseEstimator):  # type: ignor
             If the labels are neither numbers nor text.
         """
         check_is_fitted(self)
-        header = {
-            "estimator": type(self).__name__,
-            "parameters": {**self.get_params(deep=False), "metric": None},
-            "names": getattr(self, "feature_names_in_", np.empty(0)).tolist(),
-        }
-        write_references(path, self.references_, self.classes_, header)
+        parameters = {**self.get_params(deep=False), "metric": None, "box": self.references_.box}
+        learned = {**as_arrays(self.references_), "classes_": self.classes_}
+        if hasattr(self, "feature_names_in_"):
+            learned["feature_names_in_"] = self.feature_names_in_
+        write_estimator(path, type(self).__name__, parameters, learned)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -303,18 +303,21 @@ class RobustKNeighborsClassifier(ClassifierMixin, BaseEstimator):  # type: ignor
         DataError
             If it holds something else or was written by another schema.
         """
-        references, classes, header = read_references(path, cls.__name__)
+        path = Path(path)
+        header, tensors = read_parts(path)
+        if header.get("estimator") != cls.__name__:
+            raise DataError(f"{path}: holds {header.get('estimator')!r}, need a {cls.__name__}")
         try:
-            out, names = cls(**header["parameters"]), list(header["names"])
-            references = to_device(references, torch_device(out.device), _box(out.box))
-        except (KeyError, TypeError, ValueError) as error:
-            raise CorruptFile(path, None, f"parameters do not fit: {error}") from error
-        out.box = references.box
-        out.metric = None if references.matrix is None else references.matrix.cpu().numpy()
-        out.references_, out.classes_ = references, classes
-        out.n_features_in_ = len(references.centre)
-        if names:
-            out.feature_names_in_ = np.array(names, dtype=object)
+            out = cls(**whole("parameter", header["parameters"], tensors))
+            learned = whole("learned", header["learned"], tensors)
+            out.box, classes = _box(out.box), np.array(learned["classes_"].tolist())
+            r = as_references(learned, len(classes), torch_device(out.device), out.box)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
+        out.metric = None if r.matrix is None else r.matrix.cpu().numpy()
+        out.references_, out.classes_, out.n_features_in_ = r, classes, len(r.centre)
+        if "feature_names_in_" in learned:
+            out.feature_names_in_ = learned["feature_names_in_"]
         return out
 
 

@@ -1,97 +1,49 @@
-"""Prepared references in a safetensors file, without pickle."""
+"""Prepared references as arrays that a file can hold, and back."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..certify.references import References
-from ..errors import CorruptFile, DataError, InvalidArgument
-from ..files import replacing
-from .base import SCHEMA, _header
 
+Array = NDArray[Any]
 TENSORS = ("points", "images", "labels", "matrix", "centre", "basis", "factor")
 
 
-def to_device(references: References, device: torch.device, box: tuple[float, float] | None) -> References:
-    """Return references on a device, with a box."""
+def as_arrays(references: References) -> dict[str, Array]:
+    """Return the parts of references by their names and ``_``; Euclidean images are the points again."""
     values = {name: getattr(references, name) for name in TENSORS}
-    moved: dict[str, Any] = {
-        name: None if value is None else value.to(device) for name, value in values.items()
-    }
-    return replace(references, **moved, box=box)
-
-
-def write_references(
-    path: str | Path, references: References, classes: NDArray[Any], header: dict[str, Any]
-) -> None:
-    """Write references, the labels of their codes and a header of plain data; the file appears whole.
-
-    Raises
-    ------
-    InvalidArgument
-        If the labels are neither numbers nor text.
-    """
-    labels = classes.tolist()
-    if not all(isinstance(label, bool | int | float | str) for label in labels):
-        raise InvalidArgument("classes_", "numbers or text, to be saved", labels)
-    values = {name: getattr(references, name) for name in TENSORS}
-    # images of the Euclidean metric are the points themselves, which safetensors stores only once if copied
-    tensors = {name: v.detach().cpu().clone().contiguous() for name, v in values.items() if v is not None}
     if references.matrix is None:
-        del tensors["images"]
-    header = {**header, "schema": SCHEMA, "classes": labels, "dtype": classes.dtype.str}
-    text = json.dumps(header, default=lambda number: number.item())
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"holdfast": text})
+        del values["images"]
+    return {f"{name}_": value.cpu().numpy() for name, value in values.items() if value is not None}
 
 
-def read_references(path: str | Path, estimator: str) -> tuple[References, NDArray[Any], dict[str, Any]]:
-    """Read what :func:`write_references` wrote for an estimator: references without a box, labels, header.
+def as_references(
+    arrays: Mapping[str, Array], classes: int, device: torch.device, box: tuple[float, float] | None
+) -> References:
+    """Return references from the arrays of :func:`as_arrays`.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
-    CorruptFile
-        If the file is no safetensors file, is damaged, or its parts do not fit each other.
-    DataError
-        If it holds something else or was written by another schema.
+    KeyError, TypeError, ValueError
+        If they do not fit each other, or labels are not codes of so many classes.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; expected a classifier written by save()")
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get("holdfast")
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CorruptFile(path, None, f"not safetensors: {error}") from error
-    header = _header(path, text)
-    if header.get("estimator") != estimator:
-        raise DataError(f"{path}: holds {header.get('estimator')!r}, need a {estimator}")
-    try:
-        tensors.setdefault("images", tensors["points"])
-        fields: dict[str, Any] = {name: tensors.get(name) for name in TENSORS}
-        references = References(**fields, box=None)
-        classes = np.array(header["classes"], dtype=np.dtype(header["dtype"]))
-        _check(references, len(classes))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
-    return references, classes, header
+    tensors = {name: torch.from_numpy(arrays[f"{name}_"]) for name in TENSORS if f"{name}_" in arrays}
+    tensors.setdefault("images", tensors["points"])
+    fields: dict[str, Any] = {name: tensors[name].to(device) if name in tensors else None for name in TENSORS}
+    references = References(**fields, box=box)
+    _check(references, classes)
+    return references
 
 
 def _check(r: References, classes: int) -> None:
-    """Refuse tensors that do not fit each other."""
-    n, width, d = len(r.points), r.points.shape[1], len(r.centre)
+    if r.points.ndim != 2 or r.centre.ndim != 1:
+        raise ValueError("need points (N, r) and a centre (D,)")
+    (n, width), d = r.points.shape, len(r.centre)
     shapes = {"points": (n, width), "images": (n, width), "labels": (n,), "centre": (d,)}
     if r.matrix is None:
         if r.factor is not None or r.basis is not None or width != d:

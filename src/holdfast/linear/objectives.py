@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -47,6 +46,7 @@ def triplet_margins(
 
     Examples
     --------
+    >>> import torch
     >>> z, a, c = torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]), torch.tensor([3.0, 0.0])
     >>> float(triplet_margins(z, a, c, torch.eye(2)))
     2.0

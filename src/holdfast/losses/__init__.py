@@ -8,6 +8,7 @@ A loss says by ``reads`` what it is called with: ``"triplets"`` means ``loss(z: 
 from collections.abc import Mapping
 
 from ..types import BatchLoss, TripletLoss
+from .bisector import BisectorMargin
 from .consistency import Consistency
 from .contrastive import Contrastive
 from .half_batch import HalfBatch
@@ -38,6 +39,7 @@ LOSSES: Mapping[str, TripletLoss | BatchLoss] = {
 __all__ = [
     "LOSSES",
     "PML",
+    "BisectorMargin",
     "Consistency",
     "Contrastive",
     "FromPML",

@@ -24,8 +24,9 @@ from ..adversaries import (
 )
 from ..data import PairSampler
 from ..defenses import AdversarialTraining, FreeTraining, Mixture, NoiseTraining
+from ..encoders import LipschitzEncoder
 from ..errors import UnknownName
-from ..losses import Consistency, HalfBatch, IntraClassStructure, Triplet
+from ..losses import BisectorMargin, Consistency, HalfBatch, IntraClassStructure, Triplet
 from ..miners import DistanceWeighted, GradualSemihard, Hardest, Random, Semihard, Softhard
 from ..schedules import Linear
 from ..search import PGD
@@ -39,6 +40,8 @@ RANDOM_STEP = 1.25
 """Length of the single step of fast adversarial training, in units of eps (Wong et al. 2020)."""
 SIGMA = 0.25
 """Noise of the recipe ``noise``, the usual middle one of 0.12, 0.25, 0.5 (Cohen et al. 2019)."""
+CERTIFIED = 1.5
+"""Margin of the recipe ``lipschitz``: an l2 radius in pixels, more than most images can have."""
 
 
 def setting(name: str) -> Setting:
@@ -91,6 +94,14 @@ def noise(data: str = "digits") -> Run:
     """As ``plain``, on images with Gaussian noise: to be certified by smoothing (Cohen et al. 2019)."""
     part = AdversarialTraining(loss=Triplet(margin=MARGIN), miner=Random())
     return run_of("noise", setting(data), NoiseTraining(part=part, sigma=SIGMA))
+
+
+def lipschitz(data: str = "digits") -> Run:
+    """An encoder of gain 1 with a hinge on its certified radius, no adversary; ours."""
+    s = setting(data)
+    defense = AdversarialTraining(loss=BisectorMargin(margin=CERTIFIED))
+    pairs = PairSampler(batch_pairs=max(8, s.batch_pairs // 2), self_pairs=s.published)
+    return run_of("lipschitz", s, defense, encoder=LipschitzEncoder(), sampler=pairs)
 
 
 def est(data: str = "digits") -> Run:
@@ -274,6 +285,7 @@ def _small_batches(run: Run, name: str, s: Setting) -> Run:
 METHODS: Mapping[str, Callable[[str], Run]] = {
     "plain": plain,
     "noise": noise,
+    "lipschitz": lipschitz,
     "est": est,
     "ses": ses,
     "rest": rest,

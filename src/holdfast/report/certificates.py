@@ -17,7 +17,7 @@ from ..evaluation import Comparison
 from ..files import read_arrays, read_json, replacing
 from .parts import data_table, figure, missing
 from .plots import ATTACKED, CLEAN, INK, _axes, _drawing, _svg
-from .words import THIN, duration, esc, join, number, percent
+from .words import THIN, duration, esc, join, number, percent, short
 
 SCHEMA = 1
 TITLES: Mapping[str, str] = {
@@ -104,8 +104,8 @@ def read_certified(folder: Path) -> Certified | None:
 
 
 def title(method: str) -> str:
-    """Return the name of a method for people."""
-    return TITLES.get(method, method)
+    """Return the name of a method for people; long names of one's own are cut."""
+    return TITLES.get(method) or short(method)
 
 
 def took(seconds: float) -> str:
@@ -255,7 +255,7 @@ def compared(c: Mapping[str, Any]) -> str:
 
 def _gaps(certified: Certified, k: int, prefix: str) -> Iterator[str]:
     """Yield a chart for each method of which changes that succeed are known as well."""
-    for row in certified.of("rows", k):
+    for place, row in enumerate(certified.of("rows", k)):
         a = certified.arrays.get(row["files"][0])
         if a is None or "upper" not in a:
             continue
@@ -270,7 +270,7 @@ def _gaps(certified: Certified, k: int, prefix: str) -> Iterator[str]:
             f"{title(row['method'])}, K = {k}: exact for {percent(float(exact.mean()))} of the right points"
         )
         with _drawing():
-            svg = _svg(_bounds(lower, upper, exact), head, f"{prefix}-gap-{row['method']}")
+            svg = _svg(_bounds(lower, upper, exact), head, f"{prefix}-gap-{place}")
         caption = (
             "Right test points, sorted by their certified radius. Blue line: proven. Orange dots: the "
             "shortest change known to succeed. The truth lies between; the median ratio is "
