@@ -31,6 +31,7 @@ from .evaluation.certified import (
 from .files import read_arrays, read_json, write_arrays, write_json
 from .linear.competitors import METHODS, STOCHASTIC, Matrix, MethodFailed, MetricLearner, checked, recorded
 from .report import write_report
+from .report.certificates import read_certified, write_curves
 from .results import record
 from .results.record import Record
 from .runs import machine
@@ -239,8 +240,7 @@ def certify_table(
         "run": {
             "data": table.name, "provenance": table.provenance, "methods": list(learners), "k": list(ks),
             "norm": norm, "seeds": list(states), "method": method, "attack": attack, "budget": budget,
-            "device": device,
-            "train points": len(table.y_train), "test points": len(table.y_test),
+            "device": device, "train points": len(table.y_train), "test points": len(table.y_test),
             "features": table.x_train.shape[1], "classes": table.n_classes,
         },
         "data_fingerprint": {"train": train, "test": settings["test"]},
@@ -255,8 +255,6 @@ def certify_table(
     kept = [r for r in record.read(folder / "records.jsonl") if r["fingerprint"] in wanted]
     page = None
     if report:
-        from .report.certificates import read_certified, write_curves
-
         if (certified := read_certified(folder)) is not None:
             write_curves(certified, folder)
         page = write_report([folder], folder / "report.html")
@@ -303,12 +301,13 @@ def _check_folder(folder: Path, train: str) -> None:
         if meta.get("data_fingerprint", {}).get("train") != train:
             raise RunError(f"{folder}: holds certificates of other data; choose another --out")
     elif folder.exists() and (
-        not folder.is_dir() or any(p.name not in ("records.jsonl", *_PARTS) for p in folder.iterdir())
+        not folder.is_dir() or any(p.name not in _PARTS and p.suffix != ".tmp" for p in folder.iterdir())
     ):
         raise RunError(f"{folder}: exists and holds no certificates; choose another --out")
 
 
-_PARTS = ("metrics", "certificates")
+_PARTS = ("records.jsonl", "metrics", "certificates")
+"""What a stopped call may leave."""
 
 
 def _knn(method: Any, budget: float | None, device: str, jobs: int | None) -> MakeCertifier:

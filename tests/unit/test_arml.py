@@ -316,7 +316,7 @@ def test_held_out_rows_come_from_every_class() -> None:
 def test_patience_and_tol_stop_early(wine: Table) -> None:
     held = quick(epochs=400, lr=1e-7, validation_fraction=0.2, patience=2, refresh=10).fit(*wine)
     assert held.n_iter_ < 400
-    assert quick(epochs=400, tol=0.5).fit(*wine).n_iter_ == 10
+    assert quick(epochs=400, tol=0.5).fit(*wine).n_iter_ == 20
 
 
 def test_restarts_keep_the_best(wine: Table) -> None:
@@ -341,8 +341,8 @@ def test_batches_are_the_default_for_many_rows() -> None:
     few, many = plan("default", 8192, {}), plan("default", 60000, {})
     assert (few.batch_size, few.epochs) == (None, MODES["default"].epochs)
     assert many.batch_size == 4096
-    assert 300 < many.epochs * 15 < 600
-    assert (few.refresh, many.refresh) == (5, 7)
+    assert 300 <= many.epochs * 15 < 400
+    assert (few.refresh, many.refresh) == (10, 5)
     assert plan("published", 60000, {}).batch_size is None
     assert watched_rows(6000, 60000, 784) < 200 < watched_rows(6000, 5000, 784)
 

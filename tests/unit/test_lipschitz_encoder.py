@@ -174,6 +174,14 @@ def test_evaluation_follows_the_weights() -> None:
     assert layer.matrix().requires_grad is False
 
 
+def test_weights_that_are_not_finite_show_in_the_embedding() -> None:
+    """The trainer looks for them there; the singular values must not raise before."""
+    layer = OrthogonalLinear(3, 3).eval()
+    layer.weight.data[0, 0] = torch.nan
+    assert bool(layer(torch.ones(1, 3)).isnan().any())
+    assert layer.lipschitz_constant() == math.inf
+
+
 # encoder
 
 

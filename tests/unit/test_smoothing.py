@@ -192,6 +192,14 @@ def test_margins_are_group_minima_above_their_floor_and_below_the_margin_of_the_
     assert alone.sizes == [1] * 20
 
 
+def test_an_encoder_that_never_changes_reaches_its_own_levels() -> None:
+    """All n margins are alike: one level counts, and its p is alpha' ** (1 / n)."""
+    x = inputs(1)
+    got = certify_verification(lambda x: torch.ones(len(x), 1), x, torch.ones(1, 1), 0.5, QUICK)
+    p = (QUICK.alpha / 2 / QUICK.levels) ** (1 / QUICK.n_certify)
+    assert float(got.radius[0]) == pytest.approx(0.25 * (norm.ppf(p) - norm.ppf(0.75)), abs=1e-6)
+
+
 # --- Noise -------------------------------------------------------------------------------------------------
 
 

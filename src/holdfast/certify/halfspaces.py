@@ -86,7 +86,9 @@ class Margins:
         low = torch.maximum(self.floor, low - (high - low) / 4)
         share = torch.linspace(0, 1, levels, dtype=torch.float64, device=low.device)
         rising = low[:, None] + share * (high - low).clamp_min(0)[:, None]  # (g, t)
-        self.levels = rising.cummax(1).values
+        # A little lower, so that a margin that never changes reaches the level that it set.
+        lowered = torch.maximum(rising - 2 * TOLERANCE, self.floor[:, None])
+        self.levels = lowered.cummax(1).values
         self.hits = torch.zeros(self.levels.shape, dtype=torch.int64, device=low.device)
         self.n = 0
 

@@ -12,7 +12,7 @@ lost only if ``s`` negatives stand among the K nearest, each nearer than all pos
 
     the s-th smallest over j of  v_j,      v_j = the a-th largest over i of eps(z; i, j),  a = K - s + 1
 
-Wang et al., *Provably Robust Metric Learning*, NeurIPS 2020, section 3, for odd K; here for every K.
+Wang et al., *Provably Robust Metric Learning*, NeurIPS 2020, for odd K; here for every K.
 
 Notes
 -----
@@ -26,25 +26,21 @@ which needs no pair at all. It is at least ``(sqrt d_j - sqrt d_a) / (2 steepnes
 with ``d(z, i) >= d(z, j)`` adds a 0 and is left out. What a lower bound discards is at least the result, so
 screening changes no value.
 
-*Rounding.* Differences of squared distances are reduced, and lengths raised, by ``8 (r + 16) 2^-53`` of the
-scale of what was added up to get them, r being the number of coordinates. Radii lose less than 1e-10 of
-themselves on ordinary data, and ties of z or of x_i and x_j count as 0.
+*Rounding* is that of :mod:`~holdfast.certify.bisectors`: radii are rounded down, 0 / 0 is 0.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from .bisectors import Bisectors
 from .references import References, majority
 
-DUAL = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}
-"""Norm of a perturbation -> norm of the bisector's normal."""
 TABLE = 20_000_000
 """A class that forms at most so many pairs with the others may keep their lengths in a table."""
 PAIRS = 10_000
@@ -53,96 +49,6 @@ FEW = 32
 """Positives of the second lower bound."""
 BLOCK = 4_000_000
 """Numbers that one block of pairs, or of gathered references, may hold."""
-TINY = 1e-150
-"""Stands for a length of 0, so that 0 / 0 becomes 0."""
-
-
-def lengths(x: Tensor) -> Tensor:
-    """Return the Euclidean lengths of rows (n, r), also for r = 0."""
-    out: Tensor = torch.linalg.vector_norm(x, dim=1)
-    return out
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bisectors:
-    """Lengths of the bisectors' normals between rows of references.
-
-    Attributes
-    ----------
-    references
-        The references.
-    norm
-        Norm of the perturbation: 1, 2 or infinity.
-    """
-
-    references: References
-    norm: float = 2.0
-
-    def __post_init__(self) -> None:
-        if self.norm not in DUAL:
-            raise InvalidArgument("norm", "1, 2 or infinity", self.norm)
-
-    @cached_property
-    def rounding(self) -> float:
-        """Relative error of a sum over the coordinates."""
-        return 8.0 * (self.references.points.shape[1] + 16) * 2.0**-53
-
-    @cached_property
-    def images(self) -> Tensor:
-        """(N, r) ``M x``; in the inputs' own coordinates for norms that a rotation changes."""
-        r = self.references
-        return r.images if self.norm == 2 else r.outside(r.images)
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """(N,) squared lengths of the images."""
-        r = self.references
-        return r.squares if r.matrix is None else lengths(r.images).square()
-
-    @cached_property
-    def reach(self) -> float:
-        """Largest distance of a reference from the centre."""
-        r = self.references
-        if r.matrix is None:
-            return float(r.squares.max().clamp_min(0).sqrt())
-        return float(lengths(r.points).max())
-
-    @cached_property
-    def blur(self) -> float:
-        """Error of the image of a point of length 1."""
-        wide = math.sqrt(self.images.shape[1]) if self.norm == math.inf else 1.0
-        return self.rounding * self.references.steepness**2 * wide
-
-    def between(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Return ``|M (x_i - x_j)|_q``, rounded up, for rows i (a,) and others j (b,): (a, b)."""
-        a, b = self.images[rows], self.images[others]
-        if self.norm != 2:
-            return torch.cdist(a, b, p=DUAL[self.norm]).add_(2 * self.blur * self.reach).clamp_min_(TINY)
-        squares = self.squares * (1 + self.rounding)
-        product = torch.addmm(squares[others][None, :], a, b.T, alpha=-2.0)
-        product.add_(squares[rows][:, None]).clamp_min_(0).sqrt_().add_(2 * self.blur * self.reach)
-        return product.clamp_min_(TINY)
-
-    def slack(self, t: Tensor) -> Tensor:
-        """Return (n,) what differences of squared distances from points t (n, r) may be too large by."""
-        return self.rounding * (self.references.steepness * (lengths(t) + self.reach)).square()
-
-    def around(self, t: Tensor, distances: Tensor) -> Tensor:
-        """Return ``|M (x_j - z)|_q``, rounded up, for all references: (n, N).
-
-        ``distances`` are the squared distances (n, N) from the points t (n, r).
-        """
-        r = self.references
-        if r.matrix is None and self.norm == 2:
-            return (distances + self.slack(t)[:, None]).sqrt_().clamp_min_(TINY)
-        image = t if r.factor is None else (t @ r.factor.T) @ r.factor
-        blur = self.blur * (lengths(t) + self.reach)[:, None]
-        if self.norm != 2:
-            return torch.cdist(r.outside(image), self.images, p=DUAL[self.norm]).add_(blur).clamp_min_(TINY)
-        squares = self.squares * (1 + self.rounding)
-        product = torch.addmm(squares[None, :], image, self.images.T, alpha=-2.0)
-        product.add_(image.square().sum(1)[:, None], alpha=1 + self.rounding)
-        return product.clamp_min_(0).sqrt_().add_(blur).clamp_min_(TINY)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -286,9 +192,9 @@ def triplet_bounds(
     Examples
     --------
     >>> r = References.prepare(torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([0, 1]))
-    >>> t = r.inside(torch.tensor([[0.2, 7.0]]))
+    >>> t = r.inside(torch.tensor([[0.25, 7.0]]))
     >>> round(float(triplet_bounds(r, t, torch.tensor([0]), torch.tensor([1]))), 9)
-    0.3
+    0.25
     """
     bisectors = Bisectors(references=references, norm=norm)
     gain = references.distances(t, rows_j)[:, None, :] - references.distances(t, rows_i)[:, :, None]

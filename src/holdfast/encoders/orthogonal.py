@@ -24,9 +24,11 @@ def spectral_bound(weight: Tensor) -> float:
     """Return an upper bound of the largest singular value of a matrix (o, i), tight to about 1e-13.
 
     Singular values in float64, raised by more than the solver's backward error, ``16 (o + i)`` units in the
-    last place.
+    last place; infinite where a weight is not finite.
     """
     w = weight.detach().double()
+    if not bool(w.isfinite().all()):
+        return math.inf
     top = float(torch.linalg.svdvals(w).max()) if w.numel() else 0.0
     return math.nextafter(top * (1 + 16 * EPS * sum(w.shape)), math.inf) if top > 0 else 0.0
 
@@ -47,7 +49,8 @@ def gram_bound(weight: Tensor) -> Tensor:
     gram = (w / scale) @ (w / scale).T
     for _ in range(2):
         gram = gram @ gram
-    return torch.linalg.vector_norm(gram).pow(1 / 8) * scale
+    bound: Tensor = torch.linalg.vector_norm(gram).pow(1 / 8) * scale
+    return bound
 
 
 def orthogonalise(weight: Tensor, iterations: int) -> Tensor:
@@ -209,11 +212,12 @@ class GroupSort(nn.Module):
         """(n, c, ...) -> (n, c, ...), every group of channels in descending order."""
         if x.shape[1] % self.size:
             raise InvalidArgument("x", f"channels divisible by {self.size}", x.shape[1])
-        groups = x.unflatten(1, (-1, self.size))
+        groups = x.reshape(len(x), -1, self.size, *x.shape[2:])
         if self.size == 2:
             a, b = groups.unbind(2)
             return torch.stack([torch.maximum(a, b), torch.minimum(a, b)], 2).flatten(1, 2)
-        return groups.sort(dim=2, descending=True).values.flatten(1, 2)
+        out: Tensor = groups.sort(dim=2, descending=True).values.flatten(1, 2)
+        return out
 
     def lipschitz_constant(self) -> float:
         """Return 1."""

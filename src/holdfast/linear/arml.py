@@ -51,8 +51,8 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         loss                 neg                                                neg
         triplets             sampled                                            sampled
         n_candidates         10                                                 10
-        refresh              5; with batches a quarter of the epochs            1
-        epochs               200; with batches as many as give 400 steps        1000
+        refresh              10; with batches a quarter of the epochs            1
+        epochs               200; with batches as many as give 300 steps        1000
         lr                   0.01                                               0.001
         schedule             cosine                                             constant
         batch_size           all rows up to 8192 of them, else 4096             all rows
@@ -87,7 +87,7 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         Share of each class that is held out of training; the G with the largest median certified radius on
         it is kept. All rows remain references of :meth:`certify`. 0: nothing is held out, the last G counts.
     patience
-        Stop after this many evaluations (about 20 in a training) without a larger radius; None: never.
+        Stop after this many evaluations (about 10 in a training) without a larger radius; None: never.
     restarts
         Trainings, of which the best on the held-out rows is kept, or else the one of least final loss. The
         first ones start from the names of ``init``, further ones from these plus noise.

@@ -17,7 +17,7 @@ from .triplets import RULES
 
 FULL_BATCH = 8192
 """Up to this many rows the improved mode trains on all anchors at once, beyond it on batches of half."""
-LEAST_STEPS = 400
+LEAST_STEPS = 300
 """Steps of the improved mode where batches are used."""
 SEARCHES = 4
 """Searches for candidates where batches are used: there they cost more than the steps."""
@@ -50,7 +50,7 @@ class Plan:
     calibration: float = 0.5
     triplets: str = "sampled"
     n_candidates: int = 10
-    refresh: int = 5
+    refresh: int = 10
     epochs: int = 200
     lr: float = 1e-2
     schedule: str = "cosine"

@@ -18,7 +18,7 @@ from .arml_plan import Plan
 from .objectives import LOSSES, triplet_margins
 from .triplets import RULES, Candidates, ClassBlocks, nearest_candidates
 
-EVALUATIONS = 20
+EVALUATIONS = 10
 """The validation radius is computed about this many times."""
 GAIN = 1e-4
 """Relative gain of the validation radius below which patience is lost."""

@@ -13,8 +13,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from ..errors import CorruptFile, DataError, InvalidArgument
-from .arml_storage import SCHEMA as SCHEMA
-from .arml_storage import read_header, read_parts, whole, write_estimator
+from .arml_storage import read_parts, whole, write_estimator
 
 if TYPE_CHECKING:
     from ..certify import Certificate
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 ESTIMATORS: Mapping[str, str] = {"ARML": "holdfast.linear.arml"}
 """Estimators that a file may name, and the module that holds each; nothing else is built from a file."""
-_header = read_header  # knn_storage still asks for this and SCHEMA here
 
 
 class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # type: ignore[misc]

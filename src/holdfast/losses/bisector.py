@@ -90,7 +90,7 @@ def _deciding(z: Tensor, positive: Tensor, negative: Tensor) -> tuple[Tensor, Te
     inverse = 0.5 / (d + TINY).sqrt()
     best = d.new_full((len(z),), -math.inf)
     p = q = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-    for rows in torch.arange(len(z), device=z.device).split(64):
+    for rows in torch.split(torch.arange(len(z), device=z.device), 64):
         height = (d[rows, None, :] - d[rows, :, None]) * inverse  # (c, p, q)
         least, at = height.masked_fill_(~negative[rows, None, :], math.inf).min(2)  # (c, p)
         best[rows], place = least.masked_fill(~positive[rows], -math.inf).max(1)
