@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 from torch import Tensor
 
+from holdfast.certify.bisectors import Bisectors
 from holdfast.certify.counterexample import counterexamples
 from holdfast.certify.nearest import Effort, smallest
 from holdfast.certify.neighbours import certify_neighbours, find_perturbations
-from holdfast.certify.programme import Territory, solve
+from holdfast.certify.programme import solve
 from holdfast.certify.references import References, majority
+from holdfast.certify.territory import Territory
 
 ENDLESS = Effort(nodes=10**6, sets=10**6)
 
@@ -63,6 +65,10 @@ def problem(seed: int, n: int = 14, width: int = 3, rank: int | None = None) -> 
 
 def references(x: np.ndarray, y: np.ndarray, m: np.ndarray, **options: object) -> References:
     return References.prepare(torch.tensor(x), torch.tensor(y), torch.tensor(m), **options)
+
+
+def territory(references: References) -> Territory:
+    return Territory.of(Bisectors(references=references), 0)
 
 
 @pytest.mark.property
@@ -199,7 +205,7 @@ def test_box_only_helps_and_is_respected(seed: int) -> None:
 
 
 def _land(x: list[list[float]], y: list[int]) -> Territory:
-    return Territory.of(References.prepare(torch.tensor(x), torch.tensor(y)), 0)
+    return territory(References.prepare(torch.tensor(x), torch.tensor(y)))
 
 
 def test_hand_numbers() -> None:
@@ -218,7 +224,7 @@ def test_hand_numbers() -> None:
 
 def test_cutoff_leaves_a_sound_bound() -> None:
     x, y, m, z = problem(9, n=40, width=6)
-    land = Territory.of(references(x, y, m), 0)
+    land = territory(references(x, y, m))
     t = land.references.inside(torch.tensor(z))
     rivals = land.others[:6, None]
     whole = solve(land, t, rivals, cutoff=torch.full((6,), math.inf).double())
@@ -245,8 +251,8 @@ def test_too_few_rivals_and_guards() -> None:
     points = torch.tensor([[0.0]])
     endless = certify_neighbours(r, points, torch.tensor([0]), k=3, method="exact")
     assert math.isinf(float(endless.radius[0]))  # one rival never makes two
-    assert math.isinf(float(counterexamples(Territory.of(r, 0), r.inside(points), 3).upper[0]))
-    land = Territory.of(r, 0)
+    assert math.isinf(float(counterexamples(territory(r), r.inside(points), 3).upper[0]))
+    land = territory(r)
     assert math.isinf(float(smallest(land, r.inside(points), 3, ENDLESS).lower[0]))
 
 

@@ -10,7 +10,7 @@ from .smoothed import (
     certify_verification,
 )
 from .smoothing import SmoothedEncoder, Smoothing, smoothed_embeddings
-from .triplet import neighbour_bound, per_negative_bounds, triplet_bounds
+from .triplet import neighbour_bound, triplet_bounds
 from .vote import certify_votes
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "certify_votes",
     "lipschitz_constant",
     "neighbour_bound",
-    "per_negative_bounds",
     "smoothed_embeddings",
     "triplet_bounds",
 ]

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .programme import FEASIBLE, Solution, Territory, Working, inward, solve, violations
+from .programme import FEASIBLE, Solution, Working, inward, solve, violations
+from .territory import Territory
 
 ROWS = 512
 """Programmes that are solved together."""
@@ -224,6 +225,6 @@ class _Search:
             free[row, list(node.spared)] = False
         free &= excess > self.tolerance
         rows, inverse = torch.unique(farthest, return_inverse=True)
-        length = self.land.references.bisector_norms(rows, self.land.own)[inverse]
-        away = torch.where(free, excess / (2 * length).clamp_min(torch.finfo(excess.dtype).tiny), 0.0)
+        length = self.land.bisectors.between(rows, self.land.own)[inverse]
+        away = torch.where(free, excess / (2 * length), 0.0)
         return away.topk(min(self.spare + 1, away.shape[1]), dim=1)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from .branch import Outcome
 from .nearest import nothing, screen, take
-from .programme import Solution, Territory, solve
-from .references import References, majority
+from .programme import Solution, solve
+from .references import References
+from .territory import Territory
 
 CHUNK = 1024
 BEYOND = (1e-9, 1e-7, 1e-5, 1e-3)
@@ -23,7 +24,9 @@ BEYOND = (1e-9, 1e-7, 1e-5, 1e-3)
 
 
 def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds: int = 3) -> Outcome:
-    """Look for short moves after which another class has a strict majority of the k nearest.
+    """Look for short moves after which another class wins the vote of the k nearest.
+
+    It wins with a strict majority, or with half of an even number of votes if its label is the lower one.
 
     Parameters
     ----------
@@ -43,15 +46,36 @@ def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds:
     Outcome
         Lengths and moves; infinite and 0 where no other class has enough references.
     """
-    wrong, spare = majority(k)
     best = nothing(t)
-    labels = land.references.labels
-    large = torch.bincount(labels)[labels[land.others]] >= wrong
-    if not len(t) or not bool(large.any()):
+    if not len(land.own) or not len(t):
         return best
-    bounds = screen(land, t, spare=spare).masked_fill(~large, torch.inf)
+    labels = land.references.labels
+    rivals = labels[land.others]
+    enough = torch.bincount(labels)[rivals]
+    wrong = k // 2 + 1
+    _search(land, t, enough >= wrong, wrong, k - wrong, starts, rounds, best)
+    if k % 2 == 0:
+        wins_ties = rivals < labels[land.own[0]]
+        _search(land, t, wins_ties & (enough >= k // 2), k // 2, k // 2, starts, rounds, best)
+    return best
+
+
+def _search(
+    land: Territory,
+    t: Tensor,
+    allowed: Tensor,
+    wrong: int,
+    spare: int,
+    starts: int,
+    rounds: int,
+    best: Outcome,
+) -> None:
+    """Bring ``wrong`` references of one of the allowed classes near, all but ``spare`` of the own far."""
+    if not bool(allowed.any()):
+        return
+    bounds = screen(land, t, spare=spare).masked_fill(~allowed, torch.inf)
     rows, seeds, must = _starts(land, bounds, wrong, spare, starts)
-    at, wanted = t[rows], labels[seeds]
+    at, wanted = t[rows], land.references.labels[seeds]
     rivals = _nearest_of(land.references, land.references.points[seeds], wanted, wrong)
     third = len(at) // 3
     rivals[:third] = _likeliest(land, bounds[rows[:third]], seeds[:third], wrong)
@@ -64,7 +88,6 @@ def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds:
             rivals = _nearest_of(land.references, reached, wanted, wrong)
         if spare:
             must = _respare(land, solution, reached, must, spare)
-    return best
 
 
 def _starts(

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .branch import Outcome, branch
-from .programme import Territory
 from .references import majority
+from .territory import Territory
 
 SCREEN = 16
 """Nearest rightful neighbours that order the rivals."""
@@ -67,7 +67,8 @@ def screen(land: Territory, t: Tensor, size: int = SCREEN, spare: int = 0) -> Te
     """
     r = land.references
     size = min(size + spare, len(land.own))
-    own, other = r.distances(t, land.own), r.distances(t, land.others)
+    own = r.distances(t, land.own)
+    other = r.distances(t, land.others) - land.bisectors.slack(t)[:, None]
     best = torch.zeros_like(other)
     if size <= spare:
         return best
@@ -76,10 +77,9 @@ def screen(land: Territory, t: Tensor, size: int = SCREEN, spare: int = 0) -> Te
     width = max(1, BLOCK // max(1, len(rows) + size * len(t)))
     for first in range(0, len(land.others), width):
         part = slice(first, first + width)
-        across = r.bisector_norms(land.own[rows], land.others[part])  # (u, w)
+        across = land.bisectors.between(land.own[rows], land.others[part])  # (u, w)
         ahead = (other[:, None, part] - near.values[:, :, None]).clamp_min_(0)  # (n, size, w)
         ahead /= (2 * across)[inverse]
-        ahead.nan_to_num_(nan=0.0)
         best[:, part] = ahead.amax(1) if spare == 0 else ahead.topk(spare + 1, dim=1).values[:, spare]
     return best
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from .bisectors import Bisectors
 from .certificate import Certificate
 from .counterexample import counterexamples, flips
 from .nearest import Effort, smallest
-from .programme import Territory
 from .references import References
+from .territory import Territory
 from .triplet import neighbour_bound
 
 Method = Literal["auto", "bound", "tight", "exact"]
@@ -149,9 +150,9 @@ def find_perturbations(
 
 def _parts(references: References, answer: Tensor, correct: Tensor) -> list[tuple[Territory, Tensor]]:
     """Return classes with the rows of some of their points."""
-    parts = []
+    parts, bisectors = [], Bisectors(references=references)
     for label in torch.unique(answer[correct]).tolist():
-        land = Territory.of(references, label)
+        land = Territory.of(bisectors, label)
         rows = torch.nonzero(correct & (answer == label)).squeeze(1)
         parts += [(land, at) for at in torch.split(rows, POINTS)]
     return parts

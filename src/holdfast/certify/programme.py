@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .references import References
+from .territory import Territory
 
 FIRST_SLOTS = 8
 FEASIBLE = 1e-12
@@ -28,41 +28,6 @@ DEPENDENT = 1e-11
 """A normal is a combination of the active ones if this share of its squared length is left outside."""
 ROUNDING = 1e-11
 """By how much radii are reduced, relatively, to stay below the true value in float64."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Territory:
-    """The references seen from one class.
-
-    Attributes
-    ----------
-    references
-        All references.
-    own, others
-        (p,) and (q,) rows of the references of the class, and of all other classes.
-    """
-
-    references: References
-    own: Tensor
-    others: Tensor
-
-    @classmethod
-    def of(cls, references: References, label: int) -> Territory:
-        """Return the territory of a class."""
-        mine = references.labels == label
-        return cls(
-            references=references,
-            own=torch.nonzero(mine).squeeze(1),
-            others=torch.nonzero(~mine).squeeze(1),
-        )
-
-    def walls(self, t: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return how far (n, r) coordinates may move up and down inside the box, or None."""
-        box = self.references.box
-        if box is None:
-            return None
-        at = t + self.references.centre
-        return box[1] - at, at - box[0]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -100,7 +65,7 @@ class Solution:
     Attributes
     ----------
     bound
-        (n,) no solution is shorter; infinite where there is none.
+        (n,) no solution is shorter; very large where there is none.
     move
         (n, r) the moves in coordinates; feasible up to rounding where ``solved``.
     solved
@@ -237,6 +202,7 @@ class _Batch:
         self.move = -(self.dual[:, None, :] @ self.a).squeeze(1)
         scale = land.references.squares.max() + land.references.distances(t, land.own[:1]).max()
         self.tolerance = FEASIBLE * float(scale)
+        self.blur, self.blur_normal = land.bisectors.slack(t), land.bisectors.blur * land.bisectors.reach
         n = len(t)
         self.running = torch.ones(n, dtype=torch.bool, device=t.device)
         self.pending = torch.zeros(n, dtype=torch.bool, device=t.device)
@@ -245,7 +211,7 @@ class _Batch:
         self.next_a, self.next_b, self.next_dual = torch.zeros_like(t), t.new_zeros(n), t.new_zeros(n)
 
     _PER_ROW = (
-        "rows", "t", "rivals", "must", "enough", "guard", "rival", "dual", "a", "b", "gram", "move",
+        "rows", "t", "rivals", "must", "enough", "blur", "guard", "rival", "dual", "a", "b", "gram", "move",
         "running", "pending", "next_guard", "next_rival", "next_a", "next_b", "next_dual",
     )  # fmt: skip
 
@@ -278,7 +244,7 @@ class _Batch:
         pull = (self.b * self.dual).sum(1) + self.next_b * self.next_dual
         return -0.5 * self.move.square().sum(1) - pull
 
-    def _finish(self, which: Tensor, solved: bool, feasible: bool = True) -> None:
+    def _finish(self, which: Tensor, solved: bool) -> None:
         """Write out some rows, with moves and bounds computed afresh from the multipliers."""
         if not bool(which.any()):
             return
@@ -288,8 +254,10 @@ class _Batch:
         pulls = torch.cat((self.b * self.dual, (self.next_b * self.next_dual)[:, None]), 1)[which]
         value = -0.5 * move.square().sum(1) - pulls.sum(1)
         slack = ROUNDING * (move.square().sum(1) + pulls.abs().sum(1))
+        weight = self.dual[which].sum(1) + self.next_dual[which]  # what errors of normals and offsets add
+        slack += weight * (self.blur[which] + move.norm(dim=1) * 2 * self.blur_normal)
         bound = (2 * (value - slack)).clamp_min(0).sqrt()
-        out.bound[at] = bound if feasible else torch.full_like(bound, torch.inf)
+        out.bound[at] = torch.maximum(out.bound[at], bound)
         out.move[at] = move
         out.solved[at] = solved
         wide = self.guard.shape[1] - out.working.guard.shape[1]
@@ -338,7 +306,8 @@ class _Batch:
         blocked = ratio.min(1)
         step = torch.minimum(full, blocked.values)
         stuck = self.running & torch.isinf(step)
-        self._finish(stuck, solved=True, feasible=False)
+        if bool(stuck.any()):
+            self._give_up(stuck, share, excess / left.clamp_min(torch.finfo(left.dtype).tiny))
         step = torch.where(self.running, step.nan_to_num(posinf=0.0), torch.zeros_like(step))
         short = torch.where(left > DEPENDENT * size, step, torch.zeros_like(step))
         self.move -= short[:, None] * rest
@@ -347,6 +316,18 @@ class _Batch:
         added = self.running & (full <= blocked.values)
         self._drop(self.running & ~added, blocked.indices)
         self._add(added, along, size)
+
+    def _give_up(self, which: Tensor, share: Tensor, full: Tensor) -> None:
+        """Leave rows whose half-spaces have nothing in common, up to rounding.
+
+        The dual value then grows without limit along a direction; as far as rounding lets it be proved.
+        """
+        self._finish(which, solved=False)
+        far = torch.where(which, full.clamp_max(1 / FEASIBLE), torch.zeros_like(full))
+        self.dual = (self.dual - far[:, None] * share).clamp_min_(0).masked_fill_(self.guard < 0, 0.0)
+        self.next_dual += far
+        self.running |= which
+        self._finish(which, solved=False)
 
     def _drop(self, which: Tensor, slot: Tensor) -> None:
         at = torch.nonzero(which).squeeze(1)

@@ -208,12 +208,6 @@ class References:
         """Return (n,) class codes of inputs (n, D); see :meth:`answer`."""
         return self.answer(self.inside(x), k)
 
-    def bisector_norms(self, rows: Tensor, others: Tensor) -> Tensor:
-        """Return ``|M (x_i - x_j)|_2`` for rows i (a,) and others j (b,): (a, b)."""
-        a, b = self.images[rows], self.images[others]
-        product = torch.addmm(b.square().sum(1)[None, :], a, b.T, alpha=-2.0)
-        return product.add_(a.square().sum(1)[:, None]).clamp_min_(0).sqrt_()
-
 
 def majority(k: int) -> tuple[int, int]:
     """Return how many wrong neighbours break a strict majority of k, and how many right ones may stay.

@@ -31,7 +31,6 @@ screening changes no value.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +39,7 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from .bisectors import Bisectors
 from .references import References, majority
+from .territory import Territory
 
 TABLE = 20_000_000
 """A class that forms at most so many pairs with the others may keep their lengths in a table."""
@@ -57,43 +57,38 @@ class Rivalry:
 
     Attributes
     ----------
-    bisectors
-        Lengths between references.
-    own, others
-        (P,) and (Q,) rows of the positives and of the negatives.
+    land
+        The class.
     table
         (Q, P) all lengths, or None where pairs are computed when they are asked for.
     """
 
-    bisectors: Bisectors
-    own: Tensor
-    others: Tensor
+    land: Territory
     table: Tensor | None = None
 
     @classmethod
-    def of(cls, bisectors: Bisectors, label: int, points: int = 1) -> Rivalry:
+    def of(cls, land: Territory, points: int = 1) -> Rivalry:
         """Prepare a class for about so many ``points``."""
-        mine = bisectors.references.labels == label
-        own, others = torch.nonzero(mine).squeeze(1), torch.nonzero(~mine).squeeze(1)
-        pairs = len(own) * len(others)
-        table = bisectors.between(others, own) if pairs <= min(TABLE, points * PAIRS) else None
-        return cls(bisectors=bisectors, own=own, others=others, table=table)
+        pairs = len(land.own) * len(land.others)
+        small = pairs <= min(TABLE, points * PAIRS)
+        return cls(land=land, table=land.bisectors.between(land.others, land.own) if small else None)
 
     def lengths(self, negatives: Tensor, positives: Tensor) -> Tensor:
         """Return lengths for numbers of negatives (b,) and of positives (a,) within their lists: (b, a)."""
         if self.table is None:
-            return self.bisectors.between(self.others[negatives], self.own[positives])
+            return self.land.bisectors.between(self.land.others[negatives], self.land.own[positives])
         return self.table[negatives][:, positives]
 
     def screen(self, t: Tensor, k: int) -> Screen:
         """Compute what needs no pairs, for points t (n, r); there must be enough positives and a negative."""
         stay = majority(k)[1]
-        d = self.bisectors.references.distances(t)
-        around, slack = self.bisectors.around(t, d), self.bisectors.slack(t)
-        near, order = d[:, self.own].sort(1)
-        widest = around.gather(1, self.own[order[:, : stay + 1]]).amax(1)
-        far = d[:, self.others] - slack[:, None]
-        lower = (far - near[:, stay, None]).clamp_min_(0) / (2 * (around[:, self.others] + widest[:, None]))
+        land = self.land
+        d = land.references.distances(t)
+        around, slack = land.bisectors.around(t, d), land.bisectors.slack(t)
+        near, order = d[:, land.own].sort(1)
+        widest = around.gather(1, land.own[order[:, : stay + 1]]).amax(1)
+        far = d[:, land.others] - slack[:, None]
+        lower = (far - near[:, stay, None]).clamp_min_(0) / (2 * (around[:, land.others] + widest[:, None]))
         return Screen(rivalry=self, rank=stay + 1, near=near, order=order, far=far, lower=lower)
 
 
@@ -137,7 +132,7 @@ class Screen:
 
     def in_blocks(self, row: int, negatives: Tensor, width: int) -> Tensor:
         """Return :meth:`values` of many negatives without much memory."""
-        step = max(BLOCK // max(width, self.rivalry.bisectors.images.shape[1]), 1)
+        step = max(BLOCK // max(width, self.rivalry.land.bisectors.images.shape[1]), 1)
         return torch.cat([self.values(row, part, width) for part in torch.split(negatives, step)])
 
     def below(self, row: int, cutoff: float) -> tuple[Tensor, Tensor]:
@@ -251,63 +246,15 @@ def neighbour_bound(
     out = torch.zeros(len(t), dtype=torch.float64, device=t.device)
     for label in torch.unique(y).tolist():
         rows = torch.nonzero(y == label).squeeze(1)
-        rivalry = Rivalry.of(bisectors, label, points=len(rows))
-        if len(rivalry.own) <= stay:
+        land = Territory.of(bisectors, label)
+        if len(land.own) <= stay:
             continue
-        if len(rivalry.others) < wrong:
+        if len(land.others) < wrong:
             out[rows] = torch.inf
             continue
+        rivalry = Rivalry.of(land, points=len(rows))
         for part in torch.split(rows, chunk):
             screen = rivalry.screen(t[part], k)
             radii = [screen.smallest(row, wrong) for row in range(len(part))]
             out[part] = torch.tensor(radii, dtype=out.dtype, device=out.device)
     return out
-
-
-def per_negative_bounds(
-    references: References, t: Tensor, label: int, k: int, *, cutoff: Tensor | None = None, norm: float = 2.0
-) -> list[tuple[Tensor, Tensor]]:
-    """Return, for points of one class, the negatives that a short perturbation can bring into a majority.
-
-    Parameters
-    ----------
-    references
-        The references, N rows.
-    t
-        (n, r) points, in the coordinates of ``references.inside``.
-    label
-        Their class code.
-    k
-        Number of neighbours, 1 to N.
-    cutoff
-        (n,) lengths that matter; None for all.
-    norm
-        Norm of the perturbation: 1, 2 or infinity.
-
-    Returns
-    -------
-    list of tuple
-        For each point the rows of negatives j (b,), ascending by ``v_j``, and these values (b,): shorter
-        perturbations leave j farther than all but k - s of the class. Every negative that is not listed has
-        ``v_j >= cutoff``. All values are 0 where the class has too few references for a majority.
-
-    Raises
-    ------
-    InvalidArgument
-        If there are fewer than k references, or the norm is another one.
-    """
-    _settle(references, k)
-    rivalry = Rivalry.of(Bisectors(references=references, norm=norm), label, points=len(t))
-    limit = [math.inf] * len(t) if cutoff is None else cutoff.tolist()
-    if len(rivalry.own) <= majority(k)[1]:
-        zeros = torch.zeros(len(rivalry.others), dtype=torch.float64, device=t.device)
-        return [(rivalry.others[: len(zeros) * (c > 0)], zeros[: len(zeros) * (c > 0)]) for c in limit]
-    if not len(rivalry.others):
-        return [(rivalry.others, rivalry.others.double()) for _ in limit]
-    found = []
-    for first in range(0, len(t), 64):
-        screen = rivalry.screen(t[first : first + 64], k)
-        for row, c in enumerate(limit[first : first + 64]):
-            negatives, values = screen.below(row, c)
-            found.append((rivalry.others[negatives], values))
-    return found

@@ -40,8 +40,8 @@ RANDOM_STEP = 1.25
 """Length of the single step of fast adversarial training, in units of eps (Wong et al. 2020)."""
 SIGMA = 0.25
 """Noise of the recipe ``noise``, the usual middle one of 0.12, 0.25, 0.5 (Cohen et al. 2019)."""
-CERTIFIED = 1.5
-"""Margin of the recipe ``lipschitz``: an l2 radius in pixels, more than most images can have."""
+CERTIFIED = 0.75
+"""Margin of the recipe ``lipschitz``, an l2 radius of images; more is less accurate and has larger radii."""
 
 
 def setting(name: str) -> Setting:
