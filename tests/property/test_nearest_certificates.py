@@ -264,3 +264,42 @@ def test_time_budget_keeps_bounds_sound() -> None:
     exact = certify_neighbours(r, points, label, k=5, method="exact", time_budget=20)
     assert bool((hurried.radius <= exact.radius + 1e-9).all())
     assert bool((hurried.radius <= exact.upper + 1e-9).all())
+
+
+@pytest.mark.property
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), gap=st.sampled_from([1e-7, 1e-8, 3e-9, 1e-10, 0.0]), k=st.sampled_from([1, 3])
+)
+def test_twins_of_another_class_never_raise_a_radius(seed: int, gap: float, k: int) -> None:
+    """No radius passes the way to a reference of another class, however near its twin is."""
+    rng = np.random.default_rng(seed)
+    own, step = rng.random((6, 5)), rng.normal(size=(6, 5))
+    twins = own + gap * step / np.linalg.norm(step, axis=1, keepdims=True)
+    x = np.concatenate((own, twins, rng.random((6, 5)) + 3))
+    y = np.repeat([0, 1, 0], 6)
+    r = References.prepare(torch.tensor(x), torch.tensor(y))
+    points = torch.tensor(rng.random((20, 5)))
+    label = r.predict(points, k)
+    c = certify_neighbours(r, points, label, k=k, method="exact", time_budget=5)
+    other = (torch.tensor(y)[None, :] != label[:, None]).double()
+    d = torch.cdist(points, torch.tensor(x)) / other  # infinite for references of the same class
+    wrong = majority(k)[0]
+    if k == 1:
+        assert bool((c.radius <= d.kthvalue(wrong).values * (1 + 1e-9)).all())
+    assert bool((c.radius <= c.upper).all())
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_attack_knows_that_a_lower_label_wins_ties(k: int) -> None:
+    x, y, m, z = problem(13, n=40, width=3)
+    r, points = references(x, y, m), torch.tensor(z)
+    label = r.predict(points, k)
+    lengths, moves = find_perturbations(r, points, label, k=k)
+    exact = certify_neighbours(r, points, label, k=k, method="exact", time_budget=20)
+    assert bool(torch.isfinite(lengths).all())
+    assert bool((r.predict(points + moves, k) != label).all())
+    ties_help = label == 1  # label 0 wins ties, so a tie is enough against 1
+    assert bool(ties_help.any())
+    ratio = (lengths / exact.radius)[ties_help & (exact.radius > 0)]
+    assert float(ratio.median()) <= 1.001

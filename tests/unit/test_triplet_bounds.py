@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from holdfast.certify import neighbour_bound, per_negative_bounds, triplet, triplet_bounds
+from holdfast.certify import neighbour_bound, triplet, triplet_bounds
 from holdfast.certify.references import References, majority
 from holdfast.errors import InvalidArgument
 from holdfast.rng import stream
@@ -91,9 +91,6 @@ def test_a_hand_number_under_a_metric_and_in_three_norms() -> None:
 def test_three_neighbours_on_a_line() -> None:
     """Positives 0, 0.1, 0.3 and negatives 1, 2 around z = 0: v = ((2nd largest of .5, .55, .65), 1.05)."""
     r = line([0.0, 0.1, 0.3, 1.0, 2.0], [0, 0, 0, 1, 1])
-    found = per_negative_bounds(r, r.inside(torch.zeros(1, 1)), 0, 3)
-    assert found[0][0].tolist() == [3, 4]
-    assert found[0][1].tolist() == pytest.approx([0.55, 1.05], abs=1e-12)
     assert float(bound_of(r, torch.zeros(1, 1), 0, 3)) == pytest.approx(1.05, abs=1e-12)
     assert float(bound_of(r, torch.zeros(1, 1), 0, 1)) == pytest.approx(0.65, abs=1e-12)
 
@@ -116,15 +113,11 @@ def test_too_few_positives_have_no_majority() -> None:
     assert float(bound_of(r, x, 0, 1)) > 0
     assert float(bound_of(r, x, 0, 3)) == 0.0  # a class of one reference
     assert float(bound_of(r, x, 7, 3)) == 0.0  # a class without references
-    rows, values = per_negative_bounds(r, r.inside(x), 0, 3)[0]
-    assert rows.tolist() == [1, 2, 3]
-    assert values.tolist() == [0.0, 0.0, 0.0]
 
 
 def test_one_class_alone() -> None:
     r = line([0.0, 1.0], [0, 0])
     assert float(bound_of(r, torch.tensor([[5.0]]), 0, 1)) == math.inf
-    assert len(per_negative_bounds(r, r.inside(torch.tensor([[5.0]])), 0, 1)[0][0]) == 0
 
 
 def test_a_metric_that_sees_nothing_certifies_nothing() -> None:
@@ -151,19 +144,10 @@ def test_screening_changes_no_value(
     labels = torch.arange(len(z)) % classes
     found = neighbour_bound(r, t, labels, k, norm)
     for row, label in enumerate(labels.tolist()):
-        negatives, values = slow_values(x, y, m, z[row], label, k, norm)
+        _, values = slow_values(x, y, m, z[row], label, k, norm)
         expected = slow_bound(values, k)
         assert float(found[row]) == pytest.approx(expected, abs=1e-6)  # near ties of x_i and x_j
         assert float(found[row]) <= expected + 1e-15
-        cutoff = float(np.median(values)) + 1e-5 if len(values) else 1.0
-        rows, ours = per_negative_bounds(
-            r, t[row : row + 1], label, k, norm=norm, cutoff=torch.tensor([cutoff])
-        )[0]
-        assert bool((ours[1:] >= ours[:-1]).all())
-        by_row = dict(zip(negatives.tolist(), values.tolist(), strict=True))
-        assert ours.tolist() == pytest.approx([by_row[j] for j in rows.tolist()], abs=1e-6)
-        left_out = [v for j, v in by_row.items() if j not in set(rows.tolist())]
-        assert all(v >= cutoff - 1e-6 for v in left_out)
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -371,8 +355,6 @@ def test_more_neighbours_than_references_are_refused(k: int) -> None:
     r = line([0.0, 1.0], [0, 1])
     with pytest.raises(InvalidArgument, match="between 1 and the 2 references"):
         bound_of(r, torch.zeros(1, 1), 0, k)
-    with pytest.raises(InvalidArgument, match="between 1 and the 2 references"):
-        per_negative_bounds(r, torch.zeros(1, 1), 0, k)
 
 
 def test_other_norms_and_missing_labels_are_refused() -> None:
@@ -386,7 +368,6 @@ def test_other_norms_and_missing_labels_are_refused() -> None:
 def test_no_points_at_all() -> None:
     r = line([0.0, 1.0], [0, 1])
     assert neighbour_bound(r, torch.zeros(0, 1).double(), torch.zeros(0, dtype=torch.int64), 1).shape == (0,)
-    assert per_negative_bounds(r, torch.zeros(0, 1).double(), 0, 1) == []
 
 
 @pytest.mark.gpu
