@@ -228,7 +228,7 @@ def certify_table(
             one = _certificate(folder, make, name, seed, number, m, train_seconds, table, settings)
             measured.append(one)
             found = found or usual or fitting_radii(one.certificate)
-            _append(folder / "records.jsonl", records_of(one, table.name, norm, found))
+            append_new(folder / "records.jsonl", records_of(one, table.name, norm, found))
     if not measured or found is None:
         raise MethodFailed("no method gave a metric: " + "; ".join(failed.values()))
 
@@ -322,7 +322,8 @@ def _knn(method: Any, budget: float | None, device: str, jobs: int | None) -> Ma
     return make
 
 
-def _hash(**settings: Any) -> str:
+def settings_hash(**settings: Any) -> str:
+    """Return a short hash of plain settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -330,7 +331,7 @@ def _metric(
     folder: Path, name: str, learner: MetricLearner, seed: int, table: Table, train: str
 ) -> tuple[Matrix, float]:
     """Learn a metric, or read the one that is there; and the seconds that it took."""
-    key = _hash(train=train, method=name, seed=seed, version=__version__)
+    key = settings_hash(train=train, method=name, seed=seed, version=__version__)
     path = folder / "metrics" / f"{name}-seed{seed}-{key}.npz"
     if path.is_file():
         arrays = read_arrays(path)
@@ -357,7 +358,7 @@ def _certificate(
 ) -> Measured:
     """Certify, or read what is there."""
     weights = hashlib.sha256(np.ascontiguousarray(m).data).hexdigest()[:16]
-    key = _hash(**settings, name=name, seed=seed, k=k, weights=weights)
+    key = settings_hash(**settings, name=name, seed=seed, k=k, weights=weights)
     file = f"certificates/{name}-k{k}-{settings['norm']}-seed{seed}-{key}.npz"
     if (folder / file).is_file():
         certificate, taken = read_certificate(folder / file, NORMS[settings["norm"]])
@@ -377,7 +378,8 @@ def _certificate(
     )  # fmt: skip
 
 
-def _append(path: Path, records: Sequence[Record]) -> None:
+def append_new(path: Path, records: Sequence[Record]) -> None:
+    """Append the records whose fingerprint and metric do not stand in the file."""
     there = {(r["fingerprint"], r["metric"]) for r in record.read(path)} if path.is_file() else set()
     new = [r for r in records if (r["fingerprint"], r["metric"]) not in there]
     if new:

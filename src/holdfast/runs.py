@@ -13,7 +13,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from .encoders import Encoder
 from .errors import HoldfastError, RunError, UnknownName
 from .evaluation import SUITES, Share, retrieval_task
 from .evaluation.card import Level, Plan, measure, read_back, sample
+from .evaluation.query_certificates import certify_task, proves
 from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
 from .results.record import Record
@@ -86,6 +87,10 @@ class RunFolder:
         if not self.finished:
             raise RunError(f"{self.path}: training is not finished; go on with --resume")
         return encoders.load(self.path / "encoder.safetensors").eval()
+
+    def weights(self) -> str:
+        """Return the hash of the trained weights."""
+        return hashlib.sha256((self.path / "encoder.safetensors").read_bytes()).hexdigest()
 
 
 def open_run(path: str | Path) -> RunFolder:
@@ -210,6 +215,19 @@ def default_search(eps: float, steps: int = STEPS, alpha: float | None = None, s
     return PGD(steps=steps, alpha=length, keep="last" if published else "best")
 
 
+def record_fields(opened: RunFolder, protocol: str) -> dict[str, Any]:
+    """Return the fields that all records of a run have."""
+    run: Any = opened.run
+    return {
+        "run": opened.path.name,
+        "dataset": run.data.name,
+        "protocol": protocol,
+        "encoder": run.encoder.name,
+        "defense": run.name,
+        "seed": run.seed,
+    }
+
+
 def evaluate_run(
     folder: str | Path | RunFolder,
     *,
@@ -271,7 +289,6 @@ def evaluate_run(
     search = search or default_search(threat.eps, suite=suite)
     split = run.data.load()
     test = split.test
-    weights = hashlib.sha256((opened.path / "encoder.safetensors").read_bytes()).hexdigest()
     settings = {
         "suite": suite,
         "threat": to_plain(threat),
@@ -280,7 +297,7 @@ def evaluate_run(
         "seed": seed,
         "precision": precision,
         "data": test.fingerprint(),
-        "weights": weights,
+        "weights": opened.weights(),
         "version": __version__,
     }
     if queries is not None and queries < len(test):
@@ -300,18 +317,14 @@ def evaluate_run(
     if known := read_back(opened.path, settings, plan):
         return known.records
     task = retrieval_task(encoder.to(place), test.x.to(place), test.y.to(place), run.distance)
-    shared: dict[str, Any] = {
-        "run": opened.path.name,
-        "dataset": run.data.name,
-        "protocol": split.protocol,
-        "encoder": encoder.spec.name,
-        "defense": run.name,
-        "seed": run.seed,
-    }
+    part = sample(task, queries, seed)
+    # a budget covers an unknown part of the queries, and a certificate has to have those
+    if verdict != "off" and plan.share == Share() and proves(encoder, run.distance):
+        plan = replace(plan, evidence={**plan.evidence, "certificate": certify_task(task, part)})
     found = measure(
-        sample(task, queries, seed),
+        part,
         plan,
-        shared,
+        record_fields(opened, split.protocol),
         settings,
         opened.path,
         gallery_images=task.x,
@@ -329,5 +342,6 @@ __all__ = [
     "evaluate_run",
     "machine",
     "open_run",
+    "record_fields",
     "train_run",
 ]

@@ -18,15 +18,16 @@ LAYERS = (
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
     {"training", "linear", "report", "bench"},
-    {"runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification"},
+    {"runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification",
+     "run_certificates"},
     {"cli", "__main__", "__init__"},
-)
+)  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
     "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "scorecard": {"runs"},
     "cli": {"__init__"}, "__main__": {"cli"},
-    "guard": {"evaluation"}, "certification": {"runs"},
+    "guard": {"evaluation"}, "certification": {"runs"}, "run_certificates": {"runs", "certification"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""
 OPTIONAL = {

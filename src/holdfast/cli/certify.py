@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.table import Table
@@ -14,43 +15,92 @@ from ..config import number
 from ..data.tabular import load_table
 from ..errors import InvalidArgument
 from ..report.certificates import compared, title, took
+from ..run_certificates import SAMPLES, RunCertification, certify_run
 from .options import seconds, use_threads
-from .output import print_json, print_table, print_text, say
+from .output import QUIET_EVERY, print_json, print_table, print_text, say
 
 
 def certify_command(
-    data: Annotated[
-        str | None, typer.Option(help="digits, wine, pendigits, ..., csv:PATH, csv:PATH#COLUMN or npz:PATH.")
+    context: typer.Context,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Certify the encoder of this run folder.")
     ] = None,
-    methods: Annotated[str, typer.Option(help="Metrics, with commas between.")] = "euclidean,arml,holdfast",
-    k: Annotated[str, typer.Option(help="Numbers of neighbours that vote.")] = "1,3,11",
-    data_dir: Annotated[str | None, typer.Option(help="Folder with the data set's files.")] = None,
-    n_test: Annotated[int | None, typer.Option(help="Certify only the first so many test points.")] = None,
-    norm: Annotated[str, typer.Option(help="l2, linf or l1.")] = "l2",
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Learn and certify metrics on digits, wine, pendigits, ..., csv:PATH, csv:PATH#COLUMN or "
+            "npz:PATH."
+        ),
+    ] = None,
+    by: Annotated[str, typer.Option(help="RUN: smoothing, votes or lipschitz; auto chooses.")] = "auto",
+    sigma: Annotated[
+        float | None, typer.Option(help="RUN: noise in pixel units; by default the training's, else 0.25.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="RUN: noisy copies that certify a query.")] = SAMPLES[1],
+    alpha: Annotated[float, typer.Option(help="RUN: failure probability of each radius.")] = 1e-3,
+    queries: Annotated[
+        int | None, typer.Option(help="RUN: a random sample of so many; by default 100, or all by lipschitz.")
+    ] = None,
+    methods: Annotated[
+        str, typer.Option(help="--data: metrics, with commas between.")
+    ] = "euclidean,arml,holdfast",
+    k: Annotated[
+        str,
+        typer.Option(help="--data: numbers of neighbours that vote. RUN: places that count, by default 1."),
+    ] = "1,3,11",
+    data_dir: Annotated[str | None, typer.Option(help="--data: folder with the data set's files.")] = None,
+    n_test: Annotated[
+        int | None, typer.Option(help="--data: certify only the first so many test points.")
+    ] = None,
+    norm: Annotated[str, typer.Option(help="--data: l2, linf or l1.")] = "l2",
     radii: Annotated[str | None, typer.Option(help="Radii of the table, such as 0.1,0.2.")] = None,
-    seed: Annotated[int, typer.Option(help="Of methods with random choices.")] = 0,
-    seeds: Annotated[str | None, typer.Option(help="Several, such as 0,1,2, to see their spread.")] = None,
-    method: Annotated[str, typer.Option(help="How to certify; auto chooses.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seeds: Annotated[
+        str | None, typer.Option(help="--data: several, such as 0,1,2, to see their spread.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="--data: how to certify; auto chooses.")] = "auto",
     attack: Annotated[
-        bool, typer.Option("--attack", help="Look for short changes that succeed too.")
+        bool,
+        typer.Option(
+            "--attack",
+            help="--data: look for short changes that succeed too. RUN: attack inside every radius.",
+        ),
     ] = False,
-    budget: Annotated[str | None, typer.Option(help="Time to tighten each certificate: 90s, 10m.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; by default runs/certify-DATA.")] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    jobs: Annotated[int | None, typer.Option(help="Threads that certify, -1 for all cores.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="--data: time to tighten each certificate: 90s, 10m.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="--data: folder; by default runs/certify-DATA.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda; RUN: also auto, the default.")] = "cpu",
+    jobs: Annotated[int | None, typer.Option(help="--data: threads that certify, -1 for all cores.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     report: Annotated[bool, typer.Option(help="Write curves and report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Learn metrics on a table of data, and certify nearest-neighbour classification of its test points."""
+    """Certify a trained run, or learn metrics on a table of data and certify their nearest neighbours."""
     use_threads(threads)
-    if data is None:
-        raise InvalidArgument("data", "a data set, such as --data digits", None)
+    given = {name for name in context.params if _given(context, name)}
+    if run is not None and data is not None:
+        raise InvalidArgument("data", "a run folder or --data, not both", data)
+    if run is None and data is None:
+        raise InvalidArgument("data", "a data set, such as --data digits, or a run folder", None)
+    for name in sorted(given & (OF_DATA if run is not None else OF_RUN)):
+        need = "--data instead of a run folder" if run is not None else "a run folder instead of --data"
+        raise InvalidArgument(name.replace("_", "-"), need, context.params[name])
+    at = None if radii is None else [number(r) for r in names(radii)]
+    if run is not None:
+        certified = certify_run(
+            run, by=cast(Any, by), sigma=sigma, samples=(SAMPLES[0], samples), alpha=alpha, queries=queries,
+            k=_one(k) if "k" in given else 1, seed=seed, device=device if "device" in given else "auto",
+            radii=at, attack=attack, report=report, on_step=None if as_json else Sayer(),
+        )  # fmt: skip
+        print_json(certified.to_plain()) if as_json else _show(certified, attack)
+        return
+    assert data is not None
     found = certify_table(
         load_table(data, data_dir), names(methods), whole("k", k), norm=norm, n_test=n_test,
         seeds=[seed] if seeds is None else whole("seeds", seeds), method=method, attack=attack,
-        radii=None if radii is None else [number(r) for r in names(radii)], out=out,
-        budget=None if budget is None else seconds(budget), device=device, jobs=jobs, report=report,
+        radii=at, out=out, budget=None if budget is None else seconds(budget), device=device, jobs=jobs,
+        report=report,
         on_step=None if as_json else lambda words, done, all_: say(f"{data}: {words} ({done + 1} of {all_})"),
     )  # fmt: skip
     if as_json:
@@ -62,6 +112,75 @@ def certify_command(
             print_text(line)
     for line in where(found):
         print_text(line)
+
+
+OF_RUN = {"by", "sigma", "samples", "alpha", "queries"}
+OF_DATA = {"methods", "data_dir", "n_test", "norm", "seeds", "method", "budget", "out", "jobs"}
+"""Options that one form alone has."""
+
+
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _one(text: str) -> int:
+    found = whole("k", text)
+    if len(found) != 1:
+        raise InvalidArgument("k", "one whole number for a run folder", text)
+    return found[0]
+
+
+class Sayer:
+    """Say what a certification does: the start, the time after one query, then now and then."""
+
+    def __init__(self) -> None:
+        self._said = time.monotonic()
+
+    def __call__(self, words: str, done: int, total: int) -> None:
+        """Say it, if it is time."""
+        now = time.monotonic()
+        if done in (0, 1, total) or now - self._said > QUIET_EVERY:
+            self._said = now
+            say(words)
+
+
+def _show(found: RunCertification, attack: bool) -> None:
+    """Print tables of all that was certified in a run folder, and where everything is."""
+    for k in dict.fromkeys(row["k"] for row in found.meta["rows"]):
+        print_table(run_table(found, k))
+    if found.attacked is not None:
+        print_text(f"{title(found.label)}: {found.attacked.words()}")
+    elif attack:
+        print_text(f"{title(found.label)}: not attacked, because votes have no gradient to follow")
+    places = f"{found.folder / 'records.jsonl'}; radii: {found.folder / 'certificates'}"
+    print_text(f"records: {places}")
+    if found.report is not None:
+        print_text(f"curves and report: {found.report}")
+
+
+def run_table(found: RunCertification, k: int) -> Table:
+    """Return a table with a row for each certification of a run."""
+    meta = found.meta
+    table = Table(
+        title=f"{found.folder.name}: certified recall@{k} in percent at radii (l2, pixels from 0 to 1)",
+        title_justify="left",
+    )
+    table.add_column("certified by")
+    heads = ("queries", "clean", *(f"{r:g}" for r in meta["radii"]), "median", "may fail", "certifying")
+    for name in heads:
+        table.add_column(name, justify="right")
+    for row in (row for row in meta["rows"] if row["k"] == k):
+        median, clean = row["median"]["value"], 1 - row["clean_error"]["value"]
+        kept = [1 - e["value"] for e in row["certified_error"]]
+        cells = [
+            title(row["method"]),
+            f"{row['n']} of {row['of']}",
+            *(f"{100 * v:.1f}" for v in (clean, *kept)),
+        ]
+        cells.append("unbounded" if median is None else f"{median:.4g}")
+        table.add_row(*cells, f"{row['alpha']:g}" if row["alpha"] else "never", took(row["seconds"]))
+    return table
 
 
 def names(text: str) -> list[str]:

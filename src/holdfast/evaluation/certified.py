@@ -1,9 +1,9 @@
-"""Certificates of several methods put in tables: errors with intervals, medians, paired comparisons."""
+"""Certificates of several methods put in tables: errors with intervals, medians, paired comparisons; kept."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from .stats import bootstrap, wilson
 
 BASELINE = "arml"
 """The published ARML: what others are compared with where it was measured."""
+SUITE = "certified"
+"""Suite of the records of certified encoders."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -129,17 +131,19 @@ def summarise(measured: Sequence[Measured], radii: Sequence[float]) -> list[dict
     return rows
 
 
-def records_of(one: Measured, dataset: str, norm: str, radii: Iterable[float]) -> list[Record]:
+def records_of(
+    one: Measured, dataset: str, norm: str, radii: Iterable[float], about: Mapping[str, Any] | None = None
+) -> list[Record]:
     """Return clean error, certified share at each radius, and median radius as records.
 
     ``certified@R`` is the share of points that are right and certified beyond ``R``, which is its ``eps``;
-    the suite tells K.
+    the suite tells K. ``about`` holds fields that are others than those of nearest neighbours.
     """
     c, n = one.certificate, len(one.certificate)
     shared: dict[str, Any] = {
         "run": one.method, "dataset": dataset, "encoder": "mahalanobis", "defense": one.method,
         "suite": f"knn-{one.k}", "norm": norm, "seed": one.seed, "seconds": one.seconds, "n": n,
-        "fingerprint": one.fingerprint,
+        "fingerprint": one.fingerprint, **(about or {}),
     }  # fmt: skip
     wrong = int((~c.correct).sum())
     made = [
@@ -158,12 +162,12 @@ def records_of(one: Measured, dataset: str, norm: str, radii: Iterable[float]) -
     return made
 
 
-def write_certificate(path: Path, c: Certificate, seconds: float) -> None:
-    """Write radii and what belongs to them (no perturbations), with the seconds that they took."""
+def write_certificate(path: Path, c: Certificate, seconds: float, **more: np.ndarray) -> None:
+    """Write radii and what belongs to them (no perturbations), the seconds they took, and more arrays."""
     arrays = {"radius": c.radius, "correct": c.correct, "exact": c.exact_rows()}
     arrays |= {name: v for name in ("answer", "upper") if (v := getattr(c, name)) is not None}
     facts = {"alpha": np.array(c.alpha), "method": np.array(c.method), "seconds": np.array(seconds)}
-    write_arrays(path, {**{name: v.detach().cpu().numpy() for name, v in arrays.items()}, **facts})
+    write_arrays(path, {**{name: v.detach().cpu().numpy() for name, v in arrays.items()}, **facts, **more})
 
 
 def read_certificate(path: Path, norm: float) -> tuple[Certificate, float]:

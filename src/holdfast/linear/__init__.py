@@ -6,6 +6,7 @@ from .arml import ARML
 from .arml_scoring import CertifiedRadiusScorer, certified_radius_scorer
 from .base import ESTIMATORS, MahalanobisMixin
 from .knn import RobustKNeighborsClassifier
+from .prototypes import RobustPrototypes
 
 __all__ = [
     "ARML",
@@ -13,5 +14,6 @@ __all__ = [
     "CertifiedRadiusScorer",
     "MahalanobisMixin",
     "RobustKNeighborsClassifier",
+    "RobustPrototypes",
     "certified_radius_scorer",
 ]

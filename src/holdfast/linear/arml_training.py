@@ -14,6 +14,7 @@ from ..certify.neighbours import certify_neighbours
 from ..certify.references import References
 from ..errors import InvalidArgument
 from ..rng import stream
+from .adam import Adam
 from .arml_plan import Plan
 from .objectives import LOSSES, triplet_margins
 from .triplets import RULES, Candidates, ClassBlocks, nearest_candidates
@@ -22,8 +23,6 @@ EVALUATIONS = 10
 """The validation radius is computed about this many times."""
 GAIN = 1e-4
 """Relative gain of the validation radius below which patience is lost."""
-BETAS, EPSILON = (0.9, 0.999), 1e-8
-"""Adam's constants, as published."""
 VALIDATION_ROWS, VALIDATION_WORK = 1000, 5 * 10**9
 """Most rows of the validation split whose radius is computed, and beyond 100 the most times n D."""
 
@@ -147,10 +146,10 @@ class _Loop:
         self.g = start.to(x).clone()
         self.rescale()
         self.g.requires_grad_(True)
-        self.first, self.second = torch.zeros_like(self.g), torch.zeros_like(self.g)
+        self.adam = Adam([self.g])
         self.anchors = self.blocks.anchors()
         batches = math.ceil(len(self.anchors) / (plan.batch_size or len(self.anchors)))
-        self.steps, self.step = plan.epochs * batches, 0
+        self.steps = plan.epochs * batches
         self.near: Candidates | None = None
 
     def factor(self) -> Tensor:
@@ -208,19 +207,6 @@ class _Loop:
         margins = self.unit * triplet_margins(x[anchor], x[positive], x[negative], self.g, plan.floor)
         loss = LOSSES[plan.loss](margins, plan.calibration).mean()
         (gradient,) = torch.autograd.grad(loss, self.g)
-        self.adam(gradient)
+        self.adam.step([gradient], [plan.rate(self.adam.count / self.steps)])
         self.rescale()
         return loss.detach()
-
-    @torch.no_grad()
-    def adam(self, gradient: Tensor) -> None:
-        """Step by Adam's rule (Kingma and Ba, 2015, algorithm 1, with PyTorch's place of epsilon).
-
-        Written out because building a ``torch.optim.Adam`` imports a compiler: 1.3 s, longer than a fit.
-        """
-        lr = self.plan.rate(self.step / self.steps)
-        self.step += 1
-        self.first.lerp_(gradient, 1 - BETAS[0])
-        self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-        length = self.second.sqrt().div_(math.sqrt(1 - BETAS[1] ** self.step)).add_(EPSILON)
-        self.g.addcdiv_(self.first, length, value=-lr / (1 - BETAS[0] ** self.step))

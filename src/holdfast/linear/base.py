@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from ..certify import Certificate
 
 Array = NDArray[Any]
-ESTIMATORS: Mapping[str, str] = {"ARML": "holdfast.linear.arml"}
+ESTIMATORS: Mapping[str, str] = {
+    "ARML": "holdfast.linear.arml",
+    "RobustPrototypes": "holdfast.linear.prototypes",
+}
 """Estimators that a file may name, and the module that holds each; nothing else is built from a file."""
 
 

@@ -20,9 +20,11 @@ from .plots import ATTACKED, CLEAN, INK, _axes, _drawing, _svg
 from .words import THIN, duration, esc, join, number, percent, short
 
 SCHEMA = 1
+RUN_KIND = "encoder"
+"""The ``kind`` of ``certify.json`` in the folder of a trained run."""
 TITLES: Mapping[str, str] = {
     "euclidean": "Euclidean", "nca": "NCA", "lmnn": "LMNN", "itml": "ITML", "lfda": "LFDA",
-    "arml": "ARML (published)", "holdfast": "Holdfast",
+    "arml": "ARML (published)", "holdfast": "Holdfast", "lipschitz": "Lipschitz constant",
 }  # fmt: skip
 LENGTHS: Mapping[str, str] = {
     "l2": "Euclidean length (l2)",
@@ -51,6 +53,11 @@ class Certified:
     meta: Mapping[str, Any]
     arrays: Mapping[str, Mapping[str, NDArray[Any]]]
     notes: tuple[str, ...] = ()
+
+    @property
+    def of_run(self) -> bool:
+        """Whether it is about the encoder of a trained run, and not about learned metrics."""
+        return self.meta.get("kind") == RUN_KIND
 
     @property
     def training_seconds(self) -> float:
@@ -115,7 +122,8 @@ def took(seconds: float) -> str:
 
 def section(folders: Sequence[tuple[str, Certified]]) -> str:
     """Return "What is certified?": what it means, and for each K curves, table, comparisons and gaps."""
-    parts = [_meaning(folders[0][1])]
+    parts = [_meaning(certified) for _, certified in folders if not certified.of_run][:1]
+    parts += [_meaning_of_runs() for _, certified in folders if certified.of_run][:1]
     for index, (label, certified) in enumerate(folders):
         if len(folders) > 1:
             parts.append(f"<h3>{esc(label)}</h3>")
@@ -126,7 +134,8 @@ def section(folders: Sequence[tuple[str, Certified]]) -> str:
             more = " Figures recorded elsewhere stand in its place." if kept else ""
             parts.append(missing(f"{title(name)} was not measured: {reason}.{more}"))
         for k in certified.ks():
-            parts.append(_votes(certified, k, f"certified-{index}-{k}"))
+            draw = _places if certified.of_run else _votes
+            parts.append(draw(certified, k, f"certified-{index}-{k}"))
     return "".join(parts)
 
 
@@ -144,8 +153,34 @@ def _meaning(certified: Certified) -> str:
     )
 
 
+def _meaning_of_runs() -> str:
+    return (
+        "<p>A certificate is a proof about one query image: as long as the image is changed by less than its "
+        "radius, the first place of its search results goes to an image of its own class, whatever the "
+        "attack, known or not (for k places: one of the first k). The gallery stays as it is. The radius is "
+        "the Euclidean length (l2) of the change, with pixels from 0 to 1: 0.5 is one pixel changed by half "
+        "its range, or 100 pixels by 0.05 each. A query that is answered wrong has radius 0.</p>"
+        "<p>What is certified differs. <b>Lipschitz constant</b>: the encoder as it is; its embeddings "
+        "provably move no further than its images, and nothing is left to chance. <b>Smoothing</b>: the mean "
+        "embedding of many noisy copies of the query, and <b>votes</b>: the class that most noisy copies "
+        "find. These two are other systems than the encoder alone, and usually less accurate: what "
+        "infinitely many copies would answer, measured on some drawn at random; with few copies, close cases "
+        "may be answered otherwise. The <b>failure probability</b> is about that chance: for each query, the "
+        "radius is too large with at most that probability, so of 1000 queries at 0.001 one such radius is "
+        "expected at most. A certificate says nothing about larger changes, nor about queries that were not "
+        "measured.</p>"
+    )
+
+
 def _about(certified: Certified) -> str:
     run = certified.meta["run"]
+    if certified.of_run:
+        words = (
+            f"{run.get('data')}: {run.get('test images')} test images of {run.get('classes')} classes, each "
+            f"searched among all the others; encoder {run.get('encoder')}, trained as {run.get('defense')}."
+        )
+        command = certified.meta.get("command")
+        return f'<p class="note">{esc(words)}</p>' + (f"<pre>{esc(command)}</pre>" if command else "")
     words = (
         f"{run.get('data')}: {run.get('train points')} training and {run.get('test points')} test points, "
         f"{run.get('features')} features, {run.get('classes')} classes. {run.get('provenance')}."
@@ -174,6 +209,68 @@ def _votes(certified: Certified, k: int, prefix: str) -> str:
     gaps = list(_gaps(certified, k, prefix))
     grid = "curves four" if len(gaps) == 4 else "curves"
     return text + (f'<div class="{grid}">{"".join(gaps)}</div>' if gaps else "")
+
+
+def _places(certified: Certified, k: int, prefix: str) -> str:
+    """Return curve, table and intervals of Recall@k of a trained run."""
+    rows = certified.of("rows", k)
+    ordered = sorted(rows, key=lambda row: -(row["median"]["value"] or 0.0))
+    medians = join([f"{_value(row['median'])} ({title(row['method'])})" for row in ordered])
+    where = "the first place" if k == 1 else f"the first {k} places"
+    head = f"An image of the right class in {where}. Median certified radius: {medians}"
+    caption = (
+        f"Share of queries whose own class is proven to stay in {where}, for every radius. Higher is better. "
+        "At radius 0 it is what can be proven at all; ● marks the encoder itself, without noise and attack."
+    )
+    with _drawing():
+        svg = _svg(_curves(certified, k), head, prefix)
+    radii = certified.meta["radii"]
+    at = [f"at {r:g}" for r in radii]
+    top = ["method", "queries", "copies", "failure probability", "clean", *at, "median radius", "certifying"]
+    body, spans = [], []
+    for row in rows:
+        noise = row.get("noise")
+        few = row["n"] < row.get("of", row["n"])
+        shares = [1 - cell["value"] for cell in (row["clean_error"], *row["certified_error"])]
+        body.append([
+            title(row["method"]), f"{row['n']} of {row['of']}" if few else row["n"],
+            number(noise["samples"][1]) if noise else "–", f"{row['alpha']:g}" if row.get("alpha") else "0",
+            *(f"{100 * v:.1f}" for v in shares), _value(row["median"]), took(row["seconds"]),
+        ])  # fmt: skip
+        m = row["median"]
+        middle = (
+            "–" if m["low"] is None or m["high"] is None else f"{number(m['low'])} to {number(m['high'])}"
+        )
+        ranges = [_kept_range(cell) for cell in (row["clean_error"], *row["certified_error"])]
+        spans.append([title(row["method"]), *ranges, middle])
+    notes = (
+        f"Clean: recall@{k} of the encoder itself on these queries; at each radius: certified recall@{k}; in "
+        "percent, the higher the better. Copies: noisy ones of each query that certify it."
+    )
+    if any(row["n"] < row.get("of", row["n"]) for row in rows):
+        notes += " Where fewer queries than there are were certified, they are a random sample."
+    table = data_table(top, body, f"Figures, recall@{k}", opened=True) + f'<p class="note">{esc(notes)}</p>'
+    name = "95 % intervals over queries (shares in percent, Wilson; median by the bootstrap)"
+    table += data_table(["method", "clean", *at, "median radius"], spans, name)
+    return figure(head, svg, caption, table) + "".join(_struck(row) for row in rows)
+
+
+def _kept_range(cell: Mapping[str, Any]) -> str:
+    return f"{100 * (1 - cell['high']):.1f} to {100 * (1 - cell['low']):.1f}"
+
+
+def _struck(row: Mapping[str, Any]) -> str:
+    """Say what an attack inside the radii did, if there was one."""
+    a = row.get("attacked")
+    if not a:
+        return ""
+    chance = f"by chance, at most {a['allowed']} may break" if row.get("alpha") else "none may break"
+    good = "as it must be" if a["broken"] <= a["allowed"] else "so the certificate is wrong"
+    words = (
+        f"{title(row['method'])}: an attack inside the radii of {a['tried']} certified queries broke "
+        f"{a['broken']}, {good} ({chance})."
+    )
+    return f"<p>{esc(words)}</p>"
 
 
 def _value(cell: Mapping[str, Any]) -> str:
@@ -330,6 +427,10 @@ def _curves(certified: Certified, k: int) -> Figure:
             )
             if len(shares) > 1:
                 axes.fill_between(grid, np.min(shares, 0), np.max(shares, 0), color=colour, alpha=0.2, lw=0)
+        for row in rows if certified.of_run else ():
+            if row["method"] == method:
+                clean = 100 * (1 - row["clean_error"]["value"])
+                axes.plot([0.0], [clean], "o", color=colour, ms=5, clip_on=False, zorder=3)
         for row in kept:
             if row["method"] == method:
                 points = [(e["radius"], 100 * (1 - e["value"])) for e in row["certified_error"]]
@@ -340,8 +441,9 @@ def _curves(certified: Certified, k: int) -> Figure:
                 )  # fmt: skip
     axes.set_ylim(0, 101)
     axes.set_xlim(0, grid[-1])
-    axes.set_xlabel(f"radius ({certified.meta['run'].get('norm', 'l2')})")
-    axes.set_ylabel("certified right (%)")
+    unit = ", pixels from 0 to 1" if certified.of_run else ""
+    axes.set_xlabel(f"radius ({certified.meta['run'].get('norm', 'l2')}{unit})")
+    axes.set_ylabel(f"certified recall@{k} (%)" if certified.of_run else "certified right (%)")
     axes.grid(color=INK, alpha=0.15, lw=0.6)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     return drawn

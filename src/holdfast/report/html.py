@@ -69,7 +69,8 @@ def render(runs: Sequence[RunFolder]) -> str:
     certified = [(run.label, run.certified) for run in runs if run.certified is not None]
     if certified:
         alone = len(certified) == len(runs) and not any(
-            run.steps or run.exhibits or run.verdicts for run in runs
+            run.steps or run.exhibits or run.verdicts or (run.certified and run.certified.of_run)
+            for run in runs
         )
         part = ("certified", "What is certified?", certificates.section(certified))
         parts = [part, parts[-1]] if alone else [*parts[:4], part, *parts[4:]]

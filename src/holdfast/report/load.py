@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptFile, RunError
+from ..evaluation.certified import SUITE
 from ..files import read_json, read_lines
 from ..results import Record, latest, read
 from .certificates import Certified, read_certified
@@ -63,7 +64,7 @@ class RunFolder:
     @property
     def training_seconds(self) -> float | None:
         """Seconds of training: what the clock of the log showed last, validation not included."""
-        if self.certified is not None and not self.steps:
+        if self.certified is not None and not self.certified.of_run and not self.steps:
             return self.certified.training_seconds
         shown = [number(line, "seconds") for line in (*self.steps, *self.epochs)]
         return max((seconds for seconds in shown if seconds is not None), default=None)
@@ -138,6 +139,7 @@ def _load(path: Path, label: str) -> RunFolder:
             exhibits[file.stem] = _exhibit(file)
         except CorruptFile as error:
             notes.append(f"Stored examples left out: {error}")
+    records = read(files["records.jsonl"]) if files["records.jsonl"].is_file() else []
     verdicts: dict[str, Mapping[str, Any]] = {}
     for file in sorted((path / "evaluations").glob("*/*.json")):
         if file.name not in ("verdict.json", "repaired.json"):
@@ -153,7 +155,7 @@ def _load(path: Path, label: str) -> RunFolder:
         steps=[line for line in log if line.get("kind") == "step"],
         epochs=[line for line in log if line.get("kind") == "epoch"],
         guards=[line for line in log if line.get("kind") == "guard"],
-        records=latest(read(files["records.jsonl"])) if files["records.jsonl"].is_file() else [],
+        records=latest(r for r in records if r["suite"] != SUITE),  # certified ones stand in certify.json
         exhibits=exhibits,
         verdicts=verdicts,
         notes=notes,

@@ -12,6 +12,7 @@ from .controls import (
 )
 from .examination import Examination
 from .examine import conduct, examine
+from .falsify import Falsified, falsify
 from .finding import WORDS, Finding, Verdict, judge
 from .material import Claim, MeanEmbedding, Unavailable
 from .repair import Repaired, repair
@@ -28,6 +29,7 @@ __all__ = [
     "Control",
     "Examination",
     "ExtremeTemperature",
+    "Falsified",
     "Finding",
     "GradientKiller",
     "InputQuantiser",
@@ -38,6 +40,7 @@ __all__ = [
     "Verdict",
     "conduct",
     "examine",
+    "falsify",
     "judge",
     "repair",
 ]

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from ...certify import Certificate
 from ...functional.distance import norms
-from ...threat import L2Threat, RowBall
 from .compare import share
 from .examination import Examination
+from .falsify import allowed, strike_inside, words
 from .finding import Finding
 from .searches import stretched
 from .texts import found, percent, skipped
 
 NEEDED = "hand in certificate, the l2 radius of every query and whether its answer is right"
-SHY = 1 - 1e-6
-LEVEL = 0.05
 
 
 def _lengths(x: Tensor, x0: Tensor) -> Tensor:
@@ -40,18 +37,14 @@ def against_attack(e: Examination) -> Finding:
     if not count:
         return found("R26", "pass", 0.0, "no query of the sample has a certified radius above 0")
     broken = holds & e.primary.success & (_lengths(e.primary.x, part.x) <= radius)
-    rows = torch.nonzero(holds).squeeze(1)
-    widest = (part.x[0].numel()) ** 0.5
-    balls = RowBall(
-        threat=L2Threat(eps=0.0, bounds=getattr(e.threat, "bounds", (0.0, 1.0))),
-        radii=(radius[rows].clamp_max(widest) * SHY).cpu(),
-    )
     search = stretched(e.search, 1 / e.threat.eps)  # directions of these balls are as long as the radius
-    broken[rows] |= e.strike(part.rows(rows), "certified", search=search, threat=balls).success
+    bounds = getattr(e.threat, "bounds", (0.0, 1.0))
+    rows = torch.nonzero(holds).squeeze(1)
+    broken[rows] |= strike_inside(e, part.rows(rows), radius[rows], search=search, bounds=bounds).success
     hits = int(broken.sum())
-    allowed = int(binom.ppf(1 - LEVEL, count, e.certificate.alpha)) if e.certificate.alpha > 0 else 0
-    detail = f"attacks broke {hits} of {count} certified queries inside their radius ({allowed} allowed)"
-    return found("R26", "pass" if hits <= allowed else "fail", float(hits), detail)
+    most = allowed(count, e.certificate.alpha)
+    detail = words(hits, count, most)
+    return found("R26", "pass" if hits <= most else "fail", float(hits), detail)
 
 
 def below_attacks(e: Examination) -> Finding:
@@ -60,7 +53,7 @@ def below_attacks(e: Examination) -> Finding:
         return skipped("R27", NEEDED)
     radius, correct = _of_sample(e, e.certificate)
     n = len(e.part)
-    slack = int(binom.ppf(1 - LEVEL, n, e.certificate.alpha)) / n if e.certificate.alpha > 0 else 0.0
+    slack = allowed(n, e.certificate.alpha) / n
     unsure = share(correct & ~e.right[e.rows])
     reach = float(_lengths(e.primary.x, e.part.x).max())
     certified = share(correct & (radius >= reach))

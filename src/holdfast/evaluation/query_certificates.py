@@ -1,0 +1,143 @@
+"""Certify the queries of a retrieval task: at once by a Lipschitz constant, one by one by sampling."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..certify import Certificate, Smoothing, certify_lipschitz, certify_recall, certify_votes
+from ..functional.distance import Euclidean, SquaredEuclidean
+from ..functional.ranking import without_self
+from ..search import frozen
+from ..types import Encoder, PairwiseDistance, RetrievalTask
+from .certified import read_certificate, write_certificate
+
+KEEP_EVERY = 5.0
+"""Seconds between savings of what is certified so far."""
+
+
+def proves(encoder: Encoder, distance: PairwiseDistance) -> bool:
+    """Return whether :func:`certify_task` can certify: the constant is proven, the distance Euclidean."""
+    known = all(hasattr(encoder, name) for name in ("lipschitz_constant", "rounding_error"))
+    return known and isinstance(distance, Euclidean | SquaredEuclidean)
+
+
+def certify_task(task: RetrievalTask, part: RetrievalTask | None = None, *, k: int = 1) -> Certificate:
+    """Certify Recall@k by the Lipschitz constant of the encoder.
+
+    See :func:`~holdfast.certify.certify_lipschitz`.
+
+    Parameters
+    ----------
+    task
+        Whose queries are the gallery, row by row.
+    part
+        Some of its queries; by default all.
+    k
+        Places that count.
+
+    Returns
+    -------
+    Certificate
+        One radius for each query, about a system that embeds in float32, as runs do (without TF32).
+    """
+    asked: Any = task if part is None else part
+    encoder: Any = task.encoder
+    found = certify_lipschitz(
+        encoder, asked.x, asked.y, gallery=task.x, gallery_y=task.gallery.y, self_index=asked.self_index, k=k,
+        dtype=torch.float32,
+    )  # fmt: skip
+    return _on_cpu(found)
+
+
+def first_label(query: RetrievalTask) -> Callable[[Tensor], Tensor]:
+    """Return a search for one query: copies (b, *s) -> (b,) labels of the nearest rows, itself left out."""
+    own = query.self_index
+
+    def answer(copies: Tensor) -> Tensor:
+        d = query.distance.matrix(query.encoder(copies), query.gallery.z)
+        return query.gallery.y[without_self(d, own.expand(len(copies))).argmin(1)]
+
+    return answer
+
+
+def certify_queries(
+    task: RetrievalTask,
+    smoothing: Smoothing,
+    way: Literal["smoothing", "votes"],
+    *,
+    k: int = 1,
+    kept: Path | None = None,
+    on_query: Callable[[int, float], None] | None = None,
+) -> tuple[Certificate, float]:
+    """Certify query by query.
+
+    Parameters
+    ----------
+    task
+        The queries to certify, and the gallery.
+    smoothing
+        Noise, samples and alpha.
+    way
+        ``"smoothing"``: :func:`~holdfast.certify.certify_recall`. ``"votes"``:
+        :func:`~holdfast.certify.certify_votes` around the label of the nearest row.
+    k
+        Places that count; votes are about the first alone.
+    kept
+        A file that gets what is done every few seconds; a call that finds it goes on from there. Whoever
+        calls removes it when all is stored.
+    on_query
+        Called after each query with queries done and seconds for each.
+
+    Returns
+    -------
+    tuple of Certificate and float
+        The certificate of all queries, and seconds, those of a stopped call included.
+    """
+    done: list[Certificate] = []
+    before = 0.0
+    if kept is not None and kept.is_file():
+        certificate, before = read_certificate(kept, 2.0)
+        done = [certificate]
+    first = sum(map(len, done))
+    start = saved = time.perf_counter()
+    for number in range(first, len(task)):
+        query = task.rows(slice(number, number + 1))
+        if way == "smoothing":
+            made = certify_recall(query, smoothing, k=k)
+        else:
+            with frozen(query.encoder):
+                made = certify_votes(first_label(query), query.x, smoothing, y=query.y, index=query.index)
+        done.append(_on_cpu(made))
+        now = time.perf_counter()
+        if kept is not None and now - saved > KEEP_EVERY and number + 1 < len(task):
+            write_certificate(kept, pooled(done), before + now - start)
+            saved = now
+        if on_query is not None:
+            on_query(number + 1, (now - start) / (number + 1 - first))
+    return pooled(done), before + time.perf_counter() - start
+
+
+def pooled(parts: Sequence[Certificate]) -> Certificate:
+    """Put certificates of queries together: radii, what is right, and answers where all have them."""
+    answers = [c.answer for c in parts if c.answer is not None and c.answer.ndim == 1]
+    return Certificate(
+        radius=torch.cat([c.radius for c in parts]),
+        correct=torch.cat([c.correct for c in parts]),
+        alpha=max(c.alpha for c in parts),
+        method=parts[0].method,
+        answer=torch.cat(answers) if len(answers) == len(parts) else None,
+    )
+
+
+def _on_cpu(c: Certificate) -> Certificate:
+    answer = None if c.answer is None else c.answer.cpu()
+    return replace(
+        c, radius=c.radius.cpu(), correct=c.correct.cpu(), exact=c.exact_rows().cpu(), answer=answer
+    )
