@@ -29,7 +29,16 @@ from .evaluation.certified import (
     write_certificate,
 )
 from .files import read_arrays, read_json, write_arrays, write_json
-from .linear.competitors import METHODS, STOCHASTIC, Matrix, MethodFailed, MetricLearner, checked, recorded
+from .linear.competitors import (
+    METHODS,
+    STOCHASTIC,
+    Learned,
+    Matrix,
+    MethodFailed,
+    MetricLearner,
+    complete,
+    recorded,
+)
 from .report import write_report
 from .report.certificates import read_certified, write_curves
 from .results import record
@@ -218,14 +227,14 @@ def certify_table(
             step += len(ks)
             continue
         try:
-            m, train_seconds = _metric(folder, name, learners[name], seed, table, train)
+            learned, train_seconds = _metric(folder, name, learners[name], seed, table, train)
         except HoldfastError as error:
             failed[name] = str(error)
             step += len(ks)
             continue
         for number in ks:
             tell(f"{name}: certifying {len(table.y_test)} points, K = {number}")
-            one = _certificate(folder, make, name, seed, number, m, train_seconds, table, settings)
+            one = _certificate(folder, make, name, seed, number, learned, train_seconds, table, settings)
             measured.append(one)
             found = found or usual or fitting_radii(one.certificate)
             append_new(folder / "records.jsonl", records_of(one, table.name, norm, found))
@@ -329,20 +338,21 @@ def settings_hash(**settings: Any) -> str:
 
 def _metric(
     folder: Path, name: str, learner: MetricLearner, seed: int, table: Table, train: str
-) -> tuple[Matrix, float]:
+) -> tuple[Learned, float]:
     """Learn a metric, or read the one that is there; and the seconds that it took."""
     key = settings_hash(train=train, method=name, seed=seed, version=__version__)
     path = folder / "metrics" / f"{name}-seed{seed}-{key}.npz"
     if path.is_file():
         arrays = read_arrays(path)
-        return np.asarray(arrays["m"]), float(arrays["seconds"])
+        return Learned(arrays["m"], arrays.get("x"), arrays.get("y")), float(arrays["seconds"])
     start = time.perf_counter()
-    m = checked(name, learner(table.x_train, table.y_train, seed))
+    learned = complete(name, learner(table.x_train, table.y_train, seed))
     taken = time.perf_counter() - start
-    if len(m) != table.x_train.shape[1]:
-        raise InvalidArgument(name, f"a matrix of {table.x_train.shape[1]} rows", m.shape)
-    write_arrays(path, {"m": m, "seconds": np.array(taken)})
-    return m, taken
+    if len(learned.matrix) != table.x_train.shape[1]:
+        raise InvalidArgument(name, f"a matrix of {table.x_train.shape[1]} rows", learned.matrix.shape)
+    own = {name: part for name, part in (("x", learned.x), ("y", learned.y)) if part is not None}
+    write_arrays(path, {"m": learned.matrix, "seconds": np.array(taken), **own})
+    return learned, taken
 
 
 def _certificate(
@@ -351,21 +361,23 @@ def _certificate(
     name: str,
     seed: int,
     k: int,
-    m: Matrix,
+    learned: Learned,
     train_seconds: float,
     table: Table,
     settings: Mapping[str, Any],
 ) -> Measured:
     """Certify, or read what is there."""
-    weights = hashlib.sha256(np.ascontiguousarray(m).data).hexdigest()[:16]
-    key = settings_hash(**settings, name=name, seed=seed, k=k, weights=weights)
+    m = learned.matrix
+    x, y = (table.x_train, table.y_train) if learned.x is None else (learned.x, learned.y)
+    weights = hashlib.sha256(np.ascontiguousarray(m).tobytes() + np.ascontiguousarray(x).tobytes())
+    key = settings_hash(**settings, name=name, seed=seed, k=k, weights=weights.hexdigest()[:16])
     file = f"certificates/{name}-k{k}-{settings['norm']}-seed{seed}-{key}.npz"
     if (folder / file).is_file():
         certificate, taken = read_certificate(folder / file, NORMS[settings["norm"]])
     else:
         start = time.perf_counter()
         fitted = make(k, None if np.array_equal(m, np.eye(len(m))) else m)
-        fitted.fit(table.x_train, table.y_train)
+        fitted.fit(x, y)
         certificate = fitted.certify(table.x_test, table.y_test, norm=NORMS[settings["norm"]])
         if settings["attack"] and certificate.upper is None:
             lengths, _ = fitted.attack(table.x_test, table.y_test)

@@ -34,7 +34,15 @@ OPTIONAL = {
     "timm", "lightning", "faiss", "plotly", "jinja2", "onnx", "onnxruntime", "pytorch_metric_learning",
     "torchvision", "metric_learn",
 }  # fmt: skip
-MAY_USE_OPTIONAL = ("encoders", "data", "training.engine", "losses.pml", "linear.competitors", "report", "cli")
+MAY_USE_OPTIONAL = (
+    "encoders",
+    "data",
+    "training.engine",
+    "losses.pml",
+    "linear.competitors",
+    "report",
+    "cli",
+)
 Sources = Mapping[str, str]
 """Module name below ``holdfast`` (``losses.triplet``, ``losses.__init__``) -> source text."""
 

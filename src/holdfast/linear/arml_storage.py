@@ -78,6 +78,7 @@ def _plain(kind: str, values: Mapping[str, Any], tensors: dict[str, Array]) -> d
             out[name] = {"array": f"{kind}.{name}"}
             continue
         item = {"texts": value.tolist()} if isinstance(value, np.ndarray) else _number(value)
+        item = {"plain": value} if isinstance(value, dict) else item
         try:
             json.dumps(item, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -102,8 +103,10 @@ def whole(kind: str, values: Mapping[str, Any], tensors: Mapping[str, Array]) ->
             raise KeyError(name)
         if isinstance(value, dict):
             ((form, content),) = value.items()
-            array = tensors[content] if form == "array" else np.array(content, dtype=object)
-            out[name] = array
+            if form == "plain":
+                out[name] = content
+            else:
+                out[name] = tensors[content] if form == "array" else np.array(content, dtype=object)
         else:
             out[name] = value
     return out

@@ -1,4 +1,4 @@
-"""Learned metrics to compare with, all as functions from a table to a matrix M; and recorded figures of them.
+"""Learners to compare, all as functions from a table to a matrix M, or to M and references; recorded figures.
 
 Distances are d(a, b)^2 = (a - b)^T M (a - b).
 """
@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import metadata, resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,18 @@ from numpy.typing import NDArray
 from ..errors import HoldfastError, MissingExtra, UnknownName
 
 Matrix = NDArray[np.float64]
-MetricLearner = Callable[[NDArray[Any], NDArray[Any], int], Matrix]
-"""(n, d) features, (n,) labels, random state -> (d, d) symmetric positive semi-definite."""
+
+
+class Learned(NamedTuple):
+    """What a method learned: (d, d) M, and references (r, d) with labels (r,) if not the training points."""
+
+    matrix: Matrix
+    x: NDArray[Any] | None = None
+    y: NDArray[Any] | None = None
+
+
+MetricLearner = Callable[[NDArray[Any], NDArray[Any], int], Matrix | Learned]
+"""(n, d) features, (n,) labels, random state -> (d, d) symmetric positive semi-definite, or more."""
 _SLACK = 1e-8  # of the smallest eigenvalue, relative to the largest
 
 
@@ -28,8 +38,8 @@ class MethodFailed(HoldfastError):
     """A method could not learn a usable metric; the message says why in one line."""
 
 
-def learn(name: str, x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Matrix:
-    """Learn a metric by name and check it.
+def learn(name: str, x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Learned:
+    """Learn a metric, and perhaps references, by name and check them.
 
     Parameters
     ----------
@@ -42,8 +52,8 @@ def learn(name: str, x: NDArray[Any], y: NDArray[Any], random_state: int = 0) ->
 
     Returns
     -------
-    ndarray
-        (d, d) float64, see :func:`checked`.
+    Learned
+        The matrix as in :func:`checked`.
 
     Raises
     ------
@@ -56,12 +66,18 @@ def learn(name: str, x: NDArray[Any], y: NDArray[Any], random_state: int = 0) ->
 
     Examples
     --------
-    >>> learn("euclidean", np.zeros((4, 2)), np.array([0, 0, 1, 1])).tolist()
+    >>> learn("euclidean", np.zeros((4, 2)), np.array([0, 0, 1, 1])).matrix.tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
     if name not in METHODS:
         raise UnknownName("method", name, METHODS)
-    return checked(name, METHODS[name](x, y, random_state))
+    return complete(name, METHODS[name](x, y, random_state))
+
+
+def complete(name: str, found: Matrix | Learned) -> Learned:
+    """Return what a method learned in full, its matrix checked."""
+    learned = found if isinstance(found, Learned) else Learned(found)
+    return learned._replace(matrix=checked(name, learned.matrix))
 
 
 def checked(name: str, m: Any) -> Matrix:
@@ -149,11 +165,19 @@ def arml(x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Matrix:
     return np.asarray(ARML(mode="published", random_state=random_state).fit(x, y).get_mahalanobis_matrix())
 
 
-def holdfast(x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Matrix:
-    """Return the metric of :class:`holdfast.linear.ARML` with Holdfast's own defaults."""
+def arml_fast(x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Matrix:
+    """Return the metric of :class:`holdfast.linear.ARML` with its default, faster schedule."""
     from .arml import ARML
 
-    return np.asarray(ARML(mode="default", random_state=random_state).fit(x, y).get_mahalanobis_matrix())
+    return np.asarray(ARML(random_state=random_state).fit(x, y).get_mahalanobis_matrix())
+
+
+def holdfast(x: NDArray[Any], y: NDArray[Any], random_state: int = 0) -> Learned:
+    """Return metric and references of :class:`holdfast.linear.RobustPrototypes`."""
+    from .prototypes import RobustPrototypes
+
+    model = RobustPrototypes(random_state=random_state).fit(x, y)
+    return Learned(model.get_mahalanobis_matrix(), model.references_, model.reference_labels_)
 
 
 METHODS: Mapping[str, MetricLearner] = {
@@ -163,11 +187,12 @@ METHODS: Mapping[str, MetricLearner] = {
     "itml": _metric_learn("ITML_Supervised", "ITML (Davis et al., ICML 2007)"),
     "lfda": _metric_learn("LFDA", "LFDA (Sugiyama, JMLR 2007)"),
     "arml": arml,
+    "arml-fast": arml_fast,
     "holdfast": holdfast,
 }
 """Metric learners by name."""
 
-STOCHASTIC = frozenset({"itml", "arml", "holdfast"})
+STOCHASTIC = frozenset({"itml", "arml", "arml-fast", "holdfast"})
 """Methods whose metric depends on the random state; the others are learned once."""
 
 

@@ -41,13 +41,13 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
 
     A 1-nearest-neighbour classifier is as fragile as its most awkward training points. Here prototypes
     of each class take their place, or the training points move: they begin at k-means centres, or where they
-    are, and climb, together with the metric, the certified margin of the training rows. What is then the
-    nearest is no longer one of the user's own rows. Certificates are those of any nearest-neighbour classifier.
+    are, and climb, together with the metric, the certified margin of the training rows. The nearest reference
+    is then no longer one of the user's own rows. Certificates are those of any nearest-neighbour classifier.
 
     With ``n_prototypes="auto"`` several designs are trained without a share of the rows, and so is
-    :class:`~holdfast.linear.ARML` with all rows as references. Of those that err no more often than ARML on
-    the rows left out, give or take a standard error of the difference, the one with the largest mean certified
-    radius there is trained again on all rows.
+    :class:`~holdfast.linear.ARML` with all rows as references. Of those that err no more often than ARML
+    on the rows left out, give or take a standard error of the difference, the one with the largest mean
+    certified radius there is trained again on all rows.
 
     Parameters
     ----------

@@ -24,7 +24,8 @@ RUN_KIND = "encoder"
 """The ``kind`` of ``certify.json`` in the folder of a trained run."""
 TITLES: Mapping[str, str] = {
     "euclidean": "Euclidean", "nca": "NCA", "lmnn": "LMNN", "itml": "ITML", "lfda": "LFDA",
-    "arml": "ARML (published)", "holdfast": "Holdfast", "lipschitz": "Lipschitz constant",
+    "arml": "ARML (published)", "arml-fast": "ARML (fast)", "holdfast": "Holdfast",
+    "lipschitz": "Lipschitz constant",
 }  # fmt: skip
 LENGTHS: Mapping[str, str] = {
     "l2": "Euclidean length (l2)",
@@ -34,6 +35,7 @@ LENGTHS: Mapping[str, str] = {
 _LINES: Mapping[str, tuple[str, str]] = {
     "holdfast": (ATTACKED, "-"),
     "arml": (CLEAN, "-"),
+    "arml-fast": (CLEAN, ":"),
     "euclidean": (INK, "--"),
     "nca": ("#009e73", "-."),
     "lmnn": ("#cc79a7", "-"),
@@ -120,12 +122,14 @@ def took(seconds: float) -> str:
     return f"<{THIN}0.01{THIN}s" if seconds < 0.01 else duration(seconds)
 
 
-def section(folders: Sequence[tuple[str, Certified]]) -> str:
-    """Return "What is certified?": what it means, and for each K curves, table, comparisons and gaps."""
-    parts = [_meaning(certified) for _, certified in folders if not certified.of_run][:1]
-    parts += [_meaning_of_runs() for _, certified in folders if certified.of_run][:1]
+def section(folders: Sequence[tuple[str, Certified]], *, named: bool = True) -> str:
+    """Return "What is certified?": what it means, and for each K curves, table, comparisons and gaps.
+
+    ``named`` heads each folder with its name.
+    """
+    parts = [_meaning(folders[0][1])]
     for index, (label, certified) in enumerate(folders):
-        if len(folders) > 1:
+        if named:
             parts.append(f"<h3>{esc(label)}</h3>")
         parts.append(_about(certified))
         parts += [missing(note) for note in certified.notes]
@@ -134,8 +138,7 @@ def section(folders: Sequence[tuple[str, Certified]]) -> str:
             more = " Figures recorded elsewhere stand in its place." if kept else ""
             parts.append(missing(f"{title(name)} was not measured: {reason}.{more}"))
         for k in certified.ks():
-            draw = _places if certified.of_run else _votes
-            parts.append(draw(certified, k, f"certified-{index}-{k}"))
+            parts.append(_votes(certified, k, f"certified-{index}-{k}"))
     return "".join(parts)
 
 
@@ -153,34 +156,8 @@ def _meaning(certified: Certified) -> str:
     )
 
 
-def _meaning_of_runs() -> str:
-    return (
-        "<p>A certificate is a proof about one query image: as long as the image is changed by less than its "
-        "radius, the first place of its search results goes to an image of its own class, whatever the "
-        "attack, known or not (for k places: one of the first k). The gallery stays as it is. The radius is "
-        "the Euclidean length (l2) of the change, with pixels from 0 to 1: 0.5 is one pixel changed by half "
-        "its range, or 100 pixels by 0.05 each. A query that is answered wrong has radius 0.</p>"
-        "<p>What is certified differs. <b>Lipschitz constant</b>: the encoder as it is; its embeddings "
-        "provably move no further than its images, and nothing is left to chance. <b>Smoothing</b>: the mean "
-        "embedding of many noisy copies of the query, and <b>votes</b>: the class that most noisy copies "
-        "find. These two are other systems than the encoder alone, and usually less accurate: what "
-        "infinitely many copies would answer, measured on some drawn at random; with few copies, close cases "
-        "may be answered otherwise. The <b>failure probability</b> is about that chance: for each query, the "
-        "radius is too large with at most that probability, so of 1000 queries at 0.001 one such radius is "
-        "expected at most. A certificate says nothing about larger changes, nor about queries that were not "
-        "measured.</p>"
-    )
-
-
 def _about(certified: Certified) -> str:
     run = certified.meta["run"]
-    if certified.of_run:
-        words = (
-            f"{run.get('data')}: {run.get('test images')} test images of {run.get('classes')} classes, each "
-            f"searched among all the others; encoder {run.get('encoder')}, trained as {run.get('defense')}."
-        )
-        command = certified.meta.get("command")
-        return f'<p class="note">{esc(words)}</p>' + (f"<pre>{esc(command)}</pre>" if command else "")
     words = (
         f"{run.get('data')}: {run.get('train points')} training and {run.get('test points')} test points, "
         f"{run.get('features')} features, {run.get('classes')} classes. {run.get('provenance')}."
@@ -191,7 +168,7 @@ def _about(certified: Certified) -> str:
 def _votes(certified: Certified, k: int, prefix: str) -> str:
     rows = certified.of("rows", k)
     ordered = sorted(rows, key=lambda row: -(row["median"]["value"] or 0.0))
-    medians = [f"{title(row['method'])} {_value(row['median'])}" for row in ordered]
+    medians = [f"{title(row['method'])} {median_of(row['median'])}" for row in ordered]
     name = "the nearest neighbour decides" if k == 1 else f"the {k} nearest neighbours vote"
     head = f"K = {k}, {name}. Median certified radius: {join(medians)}"
     caption = (
@@ -202,8 +179,7 @@ def _votes(certified: Certified, k: int, prefix: str) -> str:
         caption += " Bands reach over the random seeds of training."
     if certified.of("recorded", k):
         caption += " Crosses: recorded elsewhere, not measured here."
-    with _drawing():
-        svg = _svg(_curves(certified, k), head, prefix)
+    svg = drawn_curves(certified, k, head, prefix)
     text = figure(head, svg, caption, _table(certified, k) + _intervals(certified, k))
     text += _compared(certified, k)
     gaps = list(_gaps(certified, k, prefix))
@@ -211,69 +187,14 @@ def _votes(certified: Certified, k: int, prefix: str) -> str:
     return text + (f'<div class="{grid}">{"".join(gaps)}</div>' if gaps else "")
 
 
-def _places(certified: Certified, k: int, prefix: str) -> str:
-    """Return curve, table and intervals of Recall@k of a trained run."""
-    rows = certified.of("rows", k)
-    ordered = sorted(rows, key=lambda row: -(row["median"]["value"] or 0.0))
-    medians = join([f"{_value(row['median'])} ({title(row['method'])})" for row in ordered])
-    where = "the first place" if k == 1 else f"the first {k} places"
-    head = f"An image of the right class in {where}. Median certified radius: {medians}"
-    caption = (
-        f"Share of queries whose own class is proven to stay in {where}, for every radius. Higher is better. "
-        "At radius 0 it is what can be proven at all; ● marks the encoder itself, without noise and attack."
-    )
+def drawn_curves(certified: Certified, k: int, head: str, prefix: str) -> str:
+    """Return the certified accuracy over the radius as SVG."""
     with _drawing():
-        svg = _svg(_curves(certified, k), head, prefix)
-    radii = certified.meta["radii"]
-    at = [f"at {r:g}" for r in radii]
-    top = ["method", "queries", "copies", "failure probability", "clean", *at, "median radius", "certifying"]
-    body, spans = [], []
-    for row in rows:
-        noise = row.get("noise")
-        few = row["n"] < row.get("of", row["n"])
-        shares = [1 - cell["value"] for cell in (row["clean_error"], *row["certified_error"])]
-        body.append([
-            title(row["method"]), f"{row['n']} of {row['of']}" if few else row["n"],
-            number(noise["samples"][1]) if noise else "–", f"{row['alpha']:g}" if row.get("alpha") else "0",
-            *(f"{100 * v:.1f}" for v in shares), _value(row["median"]), took(row["seconds"]),
-        ])  # fmt: skip
-        m = row["median"]
-        middle = (
-            "–" if m["low"] is None or m["high"] is None else f"{number(m['low'])} to {number(m['high'])}"
-        )
-        ranges = [_kept_range(cell) for cell in (row["clean_error"], *row["certified_error"])]
-        spans.append([title(row["method"]), *ranges, middle])
-    notes = (
-        f"Clean: recall@{k} of the encoder itself on these queries; at each radius: certified recall@{k}; in "
-        "percent, the higher the better. Copies: noisy ones of each query that certify it."
-    )
-    if any(row["n"] < row.get("of", row["n"]) for row in rows):
-        notes += " Where fewer queries than there are were certified, they are a random sample."
-    table = data_table(top, body, f"Figures, recall@{k}", opened=True) + f'<p class="note">{esc(notes)}</p>'
-    name = "95 % intervals over queries (shares in percent, Wilson; median by the bootstrap)"
-    table += data_table(["method", "clean", *at, "median radius"], spans, name)
-    return figure(head, svg, caption, table) + "".join(_struck(row) for row in rows)
+        return _svg(_curves(certified, k), head, prefix)
 
 
-def _kept_range(cell: Mapping[str, Any]) -> str:
-    return f"{100 * (1 - cell['high']):.1f} to {100 * (1 - cell['low']):.1f}"
-
-
-def _struck(row: Mapping[str, Any]) -> str:
-    """Say what an attack inside the radii did, if there was one."""
-    a = row.get("attacked")
-    if not a:
-        return ""
-    chance = f"by chance, at most {a['allowed']} may break" if row.get("alpha") else "none may break"
-    good = "as it must be" if a["broken"] <= a["allowed"] else "so the certificate is wrong"
-    words = (
-        f"{title(row['method'])}: an attack inside the radii of {a['tried']} certified queries broke "
-        f"{a['broken']}, {good} ({chance})."
-    )
-    return f"<p>{esc(words)}</p>"
-
-
-def _value(cell: Mapping[str, Any]) -> str:
+def median_of(cell: Mapping[str, Any]) -> str:
+    """Return a median radius for people."""
     return "unbounded" if cell["value"] is None else number(cell["value"])
 
 
@@ -292,7 +213,7 @@ def _table(certified: Certified, k: int) -> str:
     rows = []
     for row in certified.of("rows", k):
         cells = [percent(row["clean_error"]["value"]) + _spread(row["clean_error"], share=True)]
-        cells.append(_value(row["median"]) + _spread(row["median"], share=False))
+        cells.append(median_of(row["median"]) + _spread(row["median"], share=False))
         cells.append("–" if row["exact"] is None else f"{100 * row['exact']:.0f}{THIN}%")
         cells += [f"{100 * e['value']:.1f}" for e in row["certified_error"]]
         cells += [took(row["train_seconds"]), took(row["seconds"])]

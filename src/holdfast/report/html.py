@@ -10,7 +10,7 @@ from string import Template
 from .. import files
 from .._version import __version__
 from ..errors import RunError
-from . import certificates, evidence, history, verdict
+from . import certificates, certified_runs, evidence, history, verdict
 from .facts import headlines, strength
 from .load import RunFolder, load_runs
 from .words import esc, join
@@ -72,7 +72,12 @@ def render(runs: Sequence[RunFolder]) -> str:
             run.steps or run.exhibits or run.verdicts or (run.certified and run.certified.of_run)
             for run in runs
         )
-        part = ("certified", "What is certified?", certificates.section(certified))
+        tables = [(label, c) for label, c in certified if not c.of_run]
+        trained = [(label, c) for label, c in certified if c.of_run]
+        named = len(certified) > 1
+        html = certificates.section(tables, named=named) if tables else ""
+        html += certified_runs.section(trained, named=named) if trained else ""
+        part = ("certified", "What is certified?", html)
         parts = [part, parts[-1]] if alone else [*parts[:4], part, *parts[4:]]
     template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
     return Template(template).substitute(
