@@ -9,13 +9,16 @@ LinfThreat(eps=0.2, bounds=(0.0, 1.0))
 """
 
 from ._version import __version__
+from .certification import certify_table
 from .comparison import compare_runs
 from .defenses import AdversarialTraining
 from .errors import HoldfastError
 from .evaluation import embed, evaluate_retrieval, retrieval_task, run_suite
+from .linear import ARML, RobustKNeighborsClassifier, RobustPrototypes
 from .quickstart import quickstart
 from .recipes import RECIPES, recipe
 from .report import write_report
+from .run_certificates import certify_run
 from .runs import evaluate_run, open_run, train_run
 from .scorecard import ScoreCard, evaluate
 from .search import PGD
@@ -23,15 +26,20 @@ from .threat import L2Threat, LinfThreat
 from .training import Run, train
 
 __all__ = [
+    "ARML",
     "PGD",
     "RECIPES",
     "AdversarialTraining",
     "HoldfastError",
     "L2Threat",
     "LinfThreat",
+    "RobustKNeighborsClassifier",
+    "RobustPrototypes",
     "Run",
     "ScoreCard",
     "__version__",
+    "certify_run",
+    "certify_table",
     "compare_runs",
     "embed",
     "evaluate",

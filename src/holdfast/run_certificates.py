@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from .certification import SCHEMA, append_new, settings_hash
 from .certify import Certificate, SmoothedEncoder, Smoothing
 from .config import to_plain
 from .defenses import NoiseTraining
-from .encoders import Encoder
-from .errors import CorruptFile, InvalidArgument, RunError, UnknownName
+from .errors import CorruptFile, InvalidArgument, RunError
 from .evaluation import retrieval_task
 from .evaluation.card import sample
 from .evaluation.certified import (
@@ -35,10 +34,9 @@ from .evaluation.certified import (
     summarise,
     write_certificate,
 )
-from .evaluation.query_certificates import certify_queries, certify_task, pooled, proves
+from .evaluation.query_certificates import Way, certify_queries, certify_task, choose_way, pooled
 from .evaluation.verdict import Falsified, falsify
 from .files import read_arrays, read_json, write_arrays, write_json
-from .functional.distance import Cosine
 from .functional.ranking import chunks
 from .report import write_report
 from .report.certificates import RUN_KIND
@@ -47,8 +45,6 @@ from .runs import RunFolder, machine, open_run, record_fields
 from .training import pick_device
 from .types import RetrievalTask
 
-By = Literal["auto", "smoothing", "votes", "lipschitz"]
-WAYS: tuple[By, ...] = ("auto", "smoothing", "votes", "lipschitz")
 SIGMA = 0.25
 """Noise for encoders that were not trained with any."""
 SAMPLES = (200, 10_000)
@@ -115,7 +111,7 @@ class RunCertification:
 def certify_run(
     folder: str | Path | RunFolder,
     *,
-    by: By = "auto",
+    by: str = "auto",
     sigma: float | None = None,
     samples: tuple[int, int] = SAMPLES,
     alpha: float = 1e-3,
@@ -181,8 +177,6 @@ def certify_run(
     RunError
         If it is no finished run, or the folder holds certificates of something else.
     """
-    if by not in WAYS:
-        raise UnknownName("by", by, WAYS)
     if radii is not None and not (len(radii) and all(math.isfinite(r) and r > 0 for r in radii)):
         raise InvalidArgument("radii", "finite numbers > 0", list(radii))
     if k < 1:
@@ -191,7 +185,7 @@ def certify_run(
         raise InvalidArgument("queries", "an integer >= 1, or None", queries)
     opened = folder if isinstance(folder, RunFolder) else open_run(folder)
     encoder = opened.encoder()
-    way = _way(by, opened, encoder, k)
+    way = choose_way(by, encoder, opened.run.distance, k)
     smoothing = None
     if way != "lipschitz":
         noise = sigma if sigma is not None else trained_sigma(opened.run.defense) or SIGMA
@@ -262,26 +256,6 @@ def trained_sigma(defense: Any) -> float:
     return max(map(trained_sigma, getattr(defense, "parts", ())), default=0.0)
 
 
-def _way(by: By, opened: RunFolder, encoder: Encoder, k: int) -> By:
-    """Choose a way, and refuse what an encoder does not allow."""
-    known = proves(encoder, opened.run.distance)
-    unit = bool(getattr(encoder, "normalize", False))
-    way = by if by != "auto" else "lipschitz" if known else "smoothing" if unit else "votes"
-    if way == "lipschitz" and not known:
-        cosine = isinstance(opened.run.distance, Cosine) and hasattr(encoder, "lipschitz_constant")
-        why = "a Euclidean distance" if cosine else "an encoder with a proven Lipschitz constant"
-        got = type(opened.run.distance).__name__ if cosine else opened.run.encoder.name
-        raise InvalidArgument("by", f"smoothing or votes; lipschitz needs {why}", got)
-    if way == "smoothing" and not unit:
-        raise InvalidArgument(
-            "by", "votes; smoothing needs a normalised encoder, of embeddings of length 1",
-            opened.run.encoder.name,
-        )  # fmt: skip
-    if way == "votes" and k != 1:
-        raise InvalidArgument("k", "1 for votes, which are about the first result", k)
-    return way
-
-
 def _noise(s: Smoothing) -> dict[str, Any]:
     return {"sigma": s.sigma, "samples": [s.n_select, s.n_certify], "alpha": s.alpha, "seed": s.seed,
             "bound": s.bound}  # fmt: skip
@@ -336,7 +310,7 @@ def _certified(
     opened: RunFolder,
     task: RetrievalTask,
     part: RetrievalTask,
-    way: By,
+    way: Way,
     smoothing: Smoothing | None,
     k: int,
     label: str,
@@ -370,7 +344,6 @@ def _certified(
             told(n, seconds / n)
         else:
             kept = path.with_suffix(".part.npz")
-            way = "votes" if way == "votes" else "smoothing"
             certificate, seconds = certify_queries(part, smoothing, way, k=k, kept=kept, on_query=told)
         write_certificate(path, certificate, seconds, clean=clean.numpy(), query=part.index.cpu().numpy())
         path.with_suffix(".part.npz").unlink(missing_ok=True)

@@ -353,7 +353,7 @@ def test_every_recipe_makes_a_run_for_every_data_set_with_settings(name: str, da
     assert recipe(name) == recipe(name, "digits")
 
 
-PLAIN = {"plain", "noise", "free-at", *(f"hm-{letter}-{letter}" for letter in "rmsdh")}
+PLAIN = {"plain", "noise", "lipschitz", "free-at", *(f"hm-{letter}-{letter}" for letter in "rmsdh")}
 """Recipes without a search."""
 
 

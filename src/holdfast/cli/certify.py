@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -89,7 +89,7 @@ def certify_command(
     at = None if radii is None else [number(r) for r in names(radii)]
     if run is not None:
         certified = certify_run(
-            run, by=cast(Any, by), sigma=sigma, samples=(SAMPLES[0], samples), alpha=alpha, queries=queries,
+            run, by=by, sigma=sigma, samples=(SAMPLES[0], samples), alpha=alpha, queries=queries,
             k=_one(k) if "k" in given else 1, seed=seed, device=device if "device" in given else "auto",
             radii=at, attack=attack, report=report, on_step=None if as_json else Sayer(),
         )  # fmt: skip

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..certify import Certificate, Smoothing, certify_lipschitz, certify_recall, certify_votes
+from ..errors import InvalidArgument, UnknownName
 from ..functional.distance import Euclidean, SquaredEuclidean
 from ..functional.ranking import without_self
 from ..search import frozen
 from ..types import Encoder, PairwiseDistance, RetrievalTask
 from .certified import read_certificate, write_certificate
 
+Way = Literal["lipschitz", "smoothing", "votes"]
+WAYS: tuple[Way, ...] = ("lipschitz", "smoothing", "votes")
 KEEP_EVERY = 5.0
 """Seconds between savings of what is certified so far."""
 
@@ -26,6 +29,37 @@ def proves(encoder: Encoder, distance: PairwiseDistance) -> bool:
     """Return whether :func:`certify_task` can certify: the constant is proven, the distance Euclidean."""
     known = all(hasattr(encoder, name) for name in ("lipschitz_constant", "rounding_error"))
     return known and isinstance(distance, Euclidean | SquaredEuclidean)
+
+
+def choose_way(by: str, encoder: Encoder, distance: PairwiseDistance, k: int = 1) -> Way:
+    """Return how to certify, for ``"auto"`` the first of ``WAYS`` that an encoder allows.
+
+    Raises
+    ------
+    UnknownName
+        For anything but ``"auto"`` and a way.
+    InvalidArgument
+        If the encoder, its distance or ``k`` does not allow the way.
+    """
+    if by != "auto" and by not in WAYS:
+        raise UnknownName("by", by, ("auto", *WAYS))
+    known = proves(encoder, distance)
+    unit = bool(getattr(encoder, "normalize", False))
+    first: Way = "lipschitz" if known else "smoothing" if unit else "votes"
+    way = next((w for w in WAYS if w == by), first)
+    name = type(getattr(encoder, "spec", encoder)).__name__
+    if way == "lipschitz" and not known:
+        proven = hasattr(encoder, "lipschitz_constant")
+        why = "a Euclidean distance" if proven else "an encoder with a proven Lipschitz constant"
+        got = type(distance).__name__ if proven else name
+        raise InvalidArgument("by", f"smoothing or votes; lipschitz needs {why}", got)
+    if way == "smoothing" and not unit:
+        raise InvalidArgument(
+            "by", "votes; smoothing needs a normalised encoder, of embeddings of length 1", name
+        )
+    if way == "votes" and k != 1:
+        raise InvalidArgument("k", "1 for votes, which are about the first result", k)
+    return way
 
 
 def certify_task(task: RetrievalTask, part: RetrievalTask | None = None, *, k: int = 1) -> Certificate:
@@ -70,7 +104,7 @@ def first_label(query: RetrievalTask) -> Callable[[Tensor], Tensor]:
 def certify_queries(
     task: RetrievalTask,
     smoothing: Smoothing,
-    way: Literal["smoothing", "votes"],
+    way: Way,
     *,
     k: int = 1,
     kept: Path | None = None,
@@ -109,7 +143,7 @@ def certify_queries(
     start = saved = time.perf_counter()
     for number in range(first, len(task)):
         query = task.rows(slice(number, number + 1))
-        if way == "smoothing":
+        if way != "votes":
             made = certify_recall(query, smoothing, k=k)
         else:
             with frozen(query.encoder):
