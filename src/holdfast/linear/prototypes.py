@@ -46,8 +46,8 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
 
     With ``n_prototypes="auto"`` several designs are trained without a share of the rows, and so is
     :class:`~holdfast.linear.ARML` with all rows as references. Of those that err no more often than ARML
-    on the rows left out, give or take a standard error of the difference, the one with the largest mean
-    certified radius there is trained again on all rows.
+    on the rows left out, give or take a standard error of the difference, and have a larger median radius,
+    the one with the largest mean radius there is trained again on all rows.
 
     Parameters
     ----------
@@ -221,7 +221,8 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
             mean = float(trial.radius.mean())
             lost = (found.correct & ~trial.correct).double()
             won = (trial.correct & ~found.correct).double()
-            if mean > best and float((lost - won).sum()) <= float((lost + won).sum().sqrt()):
+            sound = float((lost - won).sum()) <= float((lost + won).sum().sqrt())
+            if sound and mean > best and trial.median() > found.median():
                 best, chosen = mean, design
         return chosen
 
