@@ -376,7 +376,7 @@ def _certificate(
         certificate, taken = read_certificate(folder / file, NORMS[settings["norm"]])
     else:
         start = time.perf_counter()
-        fitted = make(k, None if np.array_equal(m, np.eye(len(m))) else m)
+        fitted = make(k if learned.x is None else 1, None if np.array_equal(m, np.eye(len(m))) else m)
         fitted.fit(x, y)
         certificate = fitted.certify(table.x_test, table.y_test, norm=NORMS[settings["norm"]])
         if settings["attack"] and certificate.upper is None:

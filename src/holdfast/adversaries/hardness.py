@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..functional.distance import Euclidean
 from ..functional.hardness import gradual, hardness, mixed_boundary
 from ..types import Adversary, Context, Miner, Roles, Triplets, TripletView
 from .combine import at_moment
@@ -109,6 +110,9 @@ class HardnessManipulation(Adversary[TripletView]):
     ----------
     Zhou and Patel, *Enhancing Adversarial Robustness for Deep Metric Learning*, CVPR 2022, equations 3 to 7.
     """
+
+    distances: ClassVar[tuple[type, ...]] = (Euclidean,)
+    """Distances that the method is defined for: its destinations are in their units."""
 
     destination: Destination = field(default_factory=Gradual)
     objective: Literal["et", "linear", "l2", "kl"] = "et"

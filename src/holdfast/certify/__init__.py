@@ -2,6 +2,8 @@
 
 from .certificate import Certificate
 from .lipschitz import LipschitzCertifier, certify_lipschitz, certify_pixels, lipschitz_constant
+from .neighbours import certify_neighbours, find_perturbations
+from .references import References
 from .smoothed import (
     certify_clusters,
     certify_moving_pairs,
@@ -16,16 +18,19 @@ from .vote import certify_votes
 __all__ = [
     "Certificate",
     "LipschitzCertifier",
+    "References",
     "SmoothedEncoder",
     "Smoothing",
     "certify_clusters",
     "certify_lipschitz",
     "certify_moving_pairs",
+    "certify_neighbours",
     "certify_pixels",
     "certify_recall",
     "certify_topk",
     "certify_verification",
     "certify_votes",
+    "find_perturbations",
     "lipschitz_constant",
     "neighbour_bound",
     "smoothed_embeddings",

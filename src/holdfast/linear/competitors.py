@@ -22,7 +22,16 @@ Matrix = NDArray[np.float64]
 
 
 class Learned(NamedTuple):
-    """What a method learned: (d, d) M, and references (r, d) with labels (r,) if not the training points."""
+    """What a method learned.
+
+    Attributes
+    ----------
+    matrix
+        (d, d) M.
+    x, y
+        References (r, d) and their labels (r,), which answer by the nearest alone whatever K; or None for the
+        training points and K votes.
+    """
 
     matrix: Matrix
     x: NDArray[Any] | None = None

@@ -24,7 +24,7 @@ RUN_KIND = "encoder"
 """The ``kind`` of ``certify.json`` in the folder of a trained run."""
 TITLES: Mapping[str, str] = {
     "euclidean": "Euclidean", "nca": "NCA", "lmnn": "LMNN", "itml": "ITML", "lfda": "LFDA",
-    "arml": "ARML (published)", "arml-fast": "ARML (fast)", "holdfast": "Holdfast",
+    "arml": "ARML (published)", "arml-fast": "ARML (fast)", "holdfast": "Holdfast (nearest prototype)",
     "lipschitz": "Lipschitz constant",
 }  # fmt: skip
 LENGTHS: Mapping[str, str] = {

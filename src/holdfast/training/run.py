@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal
 
 from ..data import DataSource, PairSampler
 from ..data.augment import Augment
@@ -81,3 +82,19 @@ class Run:
             raise InvalidArgument("average", "a number in [0, 1), or None", self.average)
         if self.precision not in ("fp32", "bf16"):
             raise InvalidArgument("precision", "'fp32' or 'bf16'", self.precision)
+        for part in _parts(self.defense):
+            defined = getattr(part, "distances", None)
+            if defined is not None and not isinstance(self.distance, defined):
+                names = " or ".join(kind.__name__ for kind in defined)
+                raise InvalidArgument("distance", f"{names} for {type(part).__name__}", self.distance)
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """Yield a dataclass, and all that stand in its fields."""
+    if is_dataclass(value):
+        yield value
+        for one in fields(value):
+            yield from _parts(getattr(value, one.name))
+    elif isinstance(value, tuple):
+        for one in value:
+            yield from _parts(one)
