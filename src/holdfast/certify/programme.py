@@ -65,7 +65,7 @@ class Solution:
     Attributes
     ----------
     bound
-        (n,) no solution is shorter; very large where there is none.
+        (n,) no solution is shorter; infinite, or very large, where there is none.
     move
         (n, r) the moves in coordinates; feasible up to rounding where ``solved``.
     solved
@@ -173,6 +173,9 @@ def solve(
     )
     if n:
         _Batch(land, t, rivals, cutoff, must, start or Working.empty(n, t), out).run(max_steps)
+    walls = land.walls(t)
+    if walls is not None:  # no move inside the box is longer than to its farthest corner
+        out.bound[out.bound > torch.maximum(*walls).norm(dim=1) * (1 + ROUNDING)] = torch.inf
     return out
 
 
