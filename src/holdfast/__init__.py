@@ -1,6 +1,6 @@
 """Holdfast: adversarially robust metric learning.
 
-Train, attack, score and report on models that turn images into embeddings.
+Train, attack, score, certify and report on models that turn images into embeddings.
 
 >>> import holdfast
 >>> run = holdfast.recipe("hm-ics")

@@ -180,7 +180,8 @@ class References:
     def nearest(self, t: Tensor, k: int, chunk: int = 1024) -> Tensor:
         """Return (n, k) rows of the references nearest to coordinates (n, r), nearest first, ties by row.
 
-        Distances are those of :meth:`distances`; ties are exact equality of its float64 numbers.
+        Distances are those of :meth:`distances`; ties are exact equality of its float64 numbers, so rounding
+        may break what is equal on paper. Certificates count such ties as lost.
         """
         if not 1 <= k <= len(self):
             raise InvalidArgument("k", f"between 1 and the {len(self)} references", k)
