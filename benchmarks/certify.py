@@ -112,6 +112,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), sharey=True, layout="constrained")
     for axis, letter, fixed in zip(axes, "nd", (("d", 64), ("n", 4000)), strict=True):
@@ -123,6 +124,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
                 label=f"{label}: {letter.upper()}$^{{{power:.2f}}}$",
             )  # fmt: skip
         axis.set_xlabel({"n": "references N (D = 64)", "d": "features D (N = 4000)"}[letter])
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.legend(frameon=False)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("ms per point")
