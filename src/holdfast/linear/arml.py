@@ -53,7 +53,7 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
         n_candidates         10                                                 10
         refresh              10; with batches a quarter of the epochs            1
         epochs               200; with batches as many as give 300 steps        1000
-        lr                   0.01                                               0.001
+        lr                   0.003; with batches 0.01                           0.001
         schedule             cosine                                             constant
         batch_size           all rows up to 8192 of them, else 4096             all rows
         normalize_scale      True                                               False

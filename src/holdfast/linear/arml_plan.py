@@ -17,6 +17,8 @@ from .triplets import RULES
 
 FULL_BATCH = 8192
 """Up to this many rows the improved mode trains on all anchors at once, beyond it on batches of half."""
+BATCH_RATE = 1e-2
+"""Its rate where batches are used: there are fewer passes."""
 LEAST_STEPS = 300
 """Steps of the improved mode where batches are used."""
 SEARCHES = 4
@@ -52,7 +54,7 @@ class Plan:
     n_candidates: int = 10
     refresh: int = 10
     epochs: int = 200
-    lr: float = 1e-2
+    lr: float = 3e-3
     schedule: str = "cosine"
     batch_size: int | None = None
     normalize_scale: bool = True
@@ -114,6 +116,7 @@ def plan(mode: str, rows: int, given: Mapping[str, Any]) -> Plan:
         steps = math.ceil(rows / max(1, chosen["batch_size"]))
         chosen["epochs"] = min(base["epochs"], math.ceil(LEAST_STEPS / steps))
         chosen.setdefault("refresh", math.ceil(chosen["epochs"] / SEARCHES))
+        chosen.setdefault("lr", BATCH_RATE)
     return Plan(**{**base, **chosen})
 
 

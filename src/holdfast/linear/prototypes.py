@@ -138,7 +138,7 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held = held_out(codes, self.validation_fraction, seed)
         judged = np.flatnonzero(held)[:: max(1, int(held.sum()) // JUDGED)][:JUDGED]
-        base = _published_kind(rows[~held], codes[~held], seed)
+        base = _published_kind(rows[~held], codes[~held], seed, part=FEW)
         found = _certify(base, rows[judged], codes[judged])
         right = found.radius[found.correct]
         self.scale_ = float(right.median()) if len(right) else float(np.linalg.norm(rows.std(0)))
@@ -148,7 +148,7 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         else:
             count = None if self.n_prototypes is None else int(self.n_prototypes)
             chosen = Design(count, float(self.target), float(self.noise))
-        whole = _published_kind(rows, codes, seed)
+        whole = _published_kind(rows, codes, seed, part=None if chosen is None else FEW)
         model = whole if chosen is None else self._train(rows, codes, chosen, whole["components"], seed)
         self.design_ = None if chosen is None else dict(chosen._asdict())
         self.components_ = model["components"]
@@ -258,10 +258,11 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         return Model(components=g.double().cpu().numpy(), references=learned + middle, codes=labels)
 
 
-def _published_kind(rows: Array, codes: Array, seed: int) -> Model:
-    """Return ARML's metric, learned on a part of many rows, with all rows as references."""
-    part = np.random.default_rng(seed).permutation(len(rows))[:FEW] if len(rows) > FEW else slice(None)
-    metric = ARML(random_state=seed % 2**31).fit(rows[part], codes[part])
+def _published_kind(rows: Array, codes: Array, seed: int, part: int | None) -> Model:
+    """Return ARML's metric, learned on at most ``part`` of the rows, with all rows as references."""
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:part]
+    taken = slice(None) if len(chosen) == len(rows) else chosen
+    metric = ARML(random_state=seed % 2**31).fit(rows[taken], codes[taken])
     return Model(components=metric.components_, references=rows, codes=codes)
 
 
