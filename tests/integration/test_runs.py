@@ -18,7 +18,7 @@ from holdfast import config, encoders
 from holdfast.adversaries import Fixed, HardnessManipulation, MixedBoundary, Shift
 from holdfast.cli.options import changed
 from holdfast.config import from_plain, to_plain
-from holdfast.data import DATASETS, Digits, MPerClass, Omniglot, PairSampler
+from holdfast.data import DATASETS, Augment, Digits, MPerClass, Omniglot, PairSampler
 from holdfast.defenses import AdversarialTraining
 from holdfast.encoders import LinearEncoder, SmallCNN
 from holdfast.errors import CorruptFile, DataError, InvalidArgument, RunError, UnknownName
@@ -97,14 +97,15 @@ RUNS = {
     **{f"plain on {name}": lambda name=name: recipe("plain", name) for name in SETTINGS},
     "every kind of part": lambda: Run(
         name="own", data=Omniglot(root="/somewhere"), threat=L2Threat(eps=0.5, bounds=None), seed=7,
-        encoder=LinearEncoder(4), sampler=MPerClass(3, 4), optimizer=Adam(lr=0.01), distance=Cosine(),
-        precision="bf16",
+        encoder=LinearEncoder(4), sampler=MPerClass(3, 4), optimizer=Adam(lr=0.01), precision="bf16",
+        augment=Augment(shift=1, flip=0.5),
         defense=AdversarialTraining(
             loss=Triplet(margin=0.3), miner=Semihard(), threat=L2Threat(eps=0.4),
             adversary=HardnessManipulation(destination=MixedBoundary(miner=Semihard(margin=0.5))),
             search=PGD(alpha=HalfCosine(start=0.1, stop=0.01), keep="best", gradient=NES(samples=3)),
         ),
     ),
+    "another distance": lambda: small(distance=Cosine()),
     "fixed destination": lambda: small(defense=AdversarialTraining(
         loss=Triplet(), miner=Semihard(), adversary=HardnessManipulation(destination=Fixed(value=0.0)),
         search=PGD(), threat=LinfThreat(eps=0.1))),
