@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .branch import Outcome, branch
+from .branch import SAME, Outcome, branch
 from .references import majority
 from .territory import Territory
 
@@ -145,7 +145,7 @@ def _sets(
 ) -> Outcome:
     """Sets of rivals, in the order of the bound of their worst member."""
     order = singles.sort(dim=1)
-    lower = best.upper.clone()  # of all sets that were opened
+    lower = best.upper * (1 - SAME)  # of all sets that were opened
     width = order.values.shape[1]
     queues = [_combinations(width, wrong) for _ in range(len(t))]
     waiting = [next(queue) for queue in queues]
@@ -173,7 +173,7 @@ def _sets(
         bound = torch.maximum(outcome.lower, order.values[at, [s[-1] for s in sets]])
         lower.scatter_reduce_(0, at, bound, "amin")
     rest = [float(order.values[i, s[-1]]) if s else torch.inf for i, s in enumerate(waiting)]
-    lower = torch.minimum(torch.minimum(lower, t.new_tensor(rest)), best.upper)
+    lower = torch.minimum(torch.minimum(lower, t.new_tensor(rest)), best.upper * (1 - SAME))
     return best._replace(lower=lower)
 
 

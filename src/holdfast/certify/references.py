@@ -106,12 +106,12 @@ class References:
             if matrix.shape != (x.shape[1], x.shape[1]):
                 raise InvalidArgument("matrix", f"a ({x.shape[1]}, {x.shape[1]}) matrix", tuple(matrix.shape))
             matrix = matrix.to(x)
-            Mahalanobis.from_matrix(matrix)  # raises what is wrong with M
+            factor = Mahalanobis.from_matrix(matrix).factor  # raises what is wrong with M
             matrix = (matrix + matrix.T) / 2
-            values, vectors = torch.linalg.eigh(matrix)
-            keep = values > RANK_TOLERANCE * len(values) * values.max().clamp_min(0)
-            values, vectors = values[keep], vectors[:, keep]
-            factor = values.sqrt()[:, None] * vectors.T  # (r, D)
+            values = factor.square().sum(1)  # its rows are eigenvectors times the roots of eigenvalues
+            keep = values > RANK_TOLERANCE * len(values) * values.max()
+            values, factor = values[keep], factor[keep]  # (r,), (r, D)
+            vectors = (factor / values.sqrt()[:, None]).T
             if rotate and box is None and len(values) < len(matrix):
                 basis = vectors
                 points = points @ basis
