@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 
-from holdfast.certify import Certificate, References
+from holdfast.certify import Certificate, References, certify_neighbours
 from holdfast.certify.references import majority
 from holdfast.errors import InvalidArgument
 from holdfast.rng import stream
@@ -105,6 +105,14 @@ def test_bad_references_are_named() -> None:
         References.prepare(x, y, box=(0.0, 1.0)).inside(torch.tensor([[0.5, 1.5]]))
     with pytest.raises(InvalidArgument, match="between 1 and the 4"):
         References.prepare(x, y).predict(x, 5)
+
+
+@pytest.mark.parametrize("method", ["bound", "tight", "exact"])
+@pytest.mark.parametrize("k", [1, 2, 3])
+def test_a_metric_that_sees_nothing_certifies_nothing(method: Any, k: int) -> None:
+    x, y = torch.rand(12, 3, generator=stream(3, "x")), torch.arange(12) % 2
+    r = References.prepare(x, y, torch.zeros(3, 3))
+    assert certify_neighbours(r, x[:4], r.predict(x[:4], k), k=k, method=method).radius.tolist() == [0.0] * 4
 
 
 def test_majorities() -> None:

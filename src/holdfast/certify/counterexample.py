@@ -4,7 +4,7 @@ The boundary attack of Wang et al. (NeurIPS 2020) walks at random and ends 1.5 t
 Here every start names the rivals that shall take the majority; the programme gives the shortest move that
 makes them nearer than all rightful neighbours but those that are spared. At the point that was reached, the
 nearest rivals are taken, and the neighbour whose half-spaces press hardest is spared; and so on. For K = 1
-and enough starts this is the exact answer.
+the exact search itself is the attack.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .branch import Outcome
-from .nearest import nothing, screen, take
+from .nearest import Effort, nothing, screen, smallest, take
 from .programme import Solution, solve
 from .references import References
 from .territory import Territory
@@ -46,16 +46,18 @@ def counterexamples(land: Territory, t: Tensor, k: int, starts: int = 8, rounds:
     Outcome
         Lengths and moves; infinite and 0 where no other class has enough references.
     """
+    if k == 1:
+        return smallest(land, t, 1, Effort())
     best = nothing(t)
     if not len(land.own) or not len(t):
         return best
     labels = land.references.labels
-    rivals = labels[land.others]
-    enough = torch.bincount(labels)[rivals]
+    classes = labels[land.others]
+    enough = torch.bincount(labels)[classes]
     wrong = k // 2 + 1
     _search(land, t, enough >= wrong, wrong, k - wrong, starts, rounds, best)
     if k % 2 == 0:
-        wins_ties = rivals < labels[land.own[0]]
+        wins_ties = classes < labels[land.own[0]]
         _search(land, t, wins_ties & (enough >= k // 2), k // 2, k // 2, starts, rounds, best)
     return best
 
@@ -76,7 +78,7 @@ def _search(
     bounds = screen(land, t, spare=spare).masked_fill(~allowed, torch.inf)
     rows, seeds, must = _starts(land, bounds, wrong, spare, starts)
     at, wanted = t[rows], land.references.labels[seeds]
-    rivals = _nearest_of(land.references, land.references.points[seeds], wanted, wrong)
+    rivals, _ = _nearest_of(land.references, land.references.points[seeds], wanted, wrong)
     third = len(at) // 3
     rivals[:third] = _likeliest(land, bounds[rows[:third]], seeds[:third], wrong)
     endless = at.new_full((len(at),), torch.inf)
@@ -85,7 +87,7 @@ def _search(
         take(best, rows, Outcome.of(land, at, solution))
         reached = at + solution.move
         if wrong > 1:
-            rivals = _nearest_of(land.references, reached, wanted, wrong)
+            rivals, _ = _nearest_of(land.references, reached, wanted, wrong)
         if spare:
             must = _respare(land, solution, reached, must, spare)
 
@@ -102,16 +104,11 @@ def _starts(
     r = land.references
     wide = min(4 * starts, bounds.shape[1])
     listed = bounds.topk(wide, dim=1, largest=False)
-    listed.indices[torch.isinf(listed.values)] = listed.indices[:, :1].expand_as(listed.indices)[
-        torch.isinf(listed.values)
-    ]
-    seeds, inverse = torch.unique(land.others[listed.indices], return_inverse=True)
+    places = torch.where(torch.isinf(listed.values), listed.indices[:, :1], listed.indices)
+    seeds, inverse = torch.unique(land.others[places], return_inverse=True)
     own = r.distances(r.points[seeds], land.own)
     near = own.topk(min(spare + 1, own.shape[1]), dim=1, largest=False)
-    mates = _nearest_of(r, r.points[seeds], r.labels[seeds], wrong)
-    reach = torch.stack(
-        [r.distances(r.points[s : s + 1], m)[0].max() for s, m in zip(seeds.tolist(), mates, strict=True)]
-    )
+    _, reach = _nearest_of(r, r.points[seeds], r.labels[seeds], wrong)
     wins = (reach < near.values[:, -1]) | (own.shape[1] <= spare)
     preferred = (~wins[inverse]).double() * 1e9 + torch.arange(wide, device=bounds.device)
     first = inverse[:, : min(starts, wide)]
@@ -132,13 +129,15 @@ def _likeliest(land: Territory, bounds: Tensor, seeds: Tensor, count: int) -> Te
     return land.others[order.topk(count, dim=1, largest=False).indices]
 
 
-def _nearest_of(references: References, y: Tensor, wanted: Tensor, count: int) -> Tensor:
-    """Return (n, count) rows of the references of the wanted classes that are nearest to y."""
-    rows = []
+def _nearest_of(references: References, y: Tensor, wanted: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return (n, count) rows of references of wanted classes nearest to y, and (n,) how far the last is."""
+    rows, reach = [], []
     for part, labels in zip(torch.split(y, CHUNK), torch.split(wanted, CHUNK), strict=True):
         d = references.distances(part).masked_fill_(references.labels != labels[:, None], torch.inf)
-        rows.append(d.topk(count, dim=1, largest=False).indices)
-    return torch.cat(rows)
+        near = d.topk(count, dim=1, largest=False)
+        rows.append(near.indices)
+        reach.append(near.values.amax(1))
+    return torch.cat(rows), torch.cat(reach)
 
 
 def _respare(land: Territory, solution: Solution, reached: Tensor, must: Tensor, spare: int) -> Tensor:

@@ -110,8 +110,15 @@ class References:
             matrix = (matrix + matrix.T) / 2
             values = factor.square().sum(1)  # its rows are eigenvectors times the roots of eigenvalues
             keep = values > RANK_TOLERANCE * len(values) * values.max()
-            values, factor = values[keep], factor[keep]  # (r,), (r, D)
-            vectors = (factor / values.sqrt()[:, None]).T
+            if bool(keep.any()):
+                values, factor = values[keep], factor[keep]  # (r,), (r, D)
+                vectors = (factor / values.sqrt()[:, None]).T
+            else:  # M = 0: one direction that it does not see either
+                values, factor, vectors = (
+                    values[:1] * 0,
+                    factor[:1] * 0,
+                    torch.eye(len(matrix)).to(matrix)[:, :1],
+                )
             if rotate and box is None and len(values) < len(matrix):
                 basis = vectors
                 points = points @ basis
