@@ -14,7 +14,6 @@ from .comparison import compare_runs
 from .defenses import AdversarialTraining
 from .errors import HoldfastError
 from .evaluation import embed, evaluate_retrieval, retrieval_task, run_suite
-from .linear import ARML, RobustKNeighborsClassifier, RobustPrototypes
 from .quickstart import quickstart
 from .recipes import RECIPES, recipe
 from .report import write_report
@@ -26,15 +25,12 @@ from .threat import L2Threat, LinfThreat
 from .training import Run, train
 
 __all__ = [
-    "ARML",
     "PGD",
     "RECIPES",
     "AdversarialTraining",
     "HoldfastError",
     "L2Threat",
     "LinfThreat",
-    "RobustKNeighborsClassifier",
-    "RobustPrototypes",
     "Run",
     "ScoreCard",
     "__version__",

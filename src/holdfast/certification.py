@@ -23,6 +23,7 @@ from .evaluation.certified import (
     Measured,
     comparisons,
     fitting_radii,
+    given_radii,
     read_certificate,
     records_of,
     summarise,
@@ -195,8 +196,7 @@ def certify_table(
         raise UnknownName("method", method, WAYS)
     if attack and norm != "l2":
         raise InvalidArgument("attack", "the norm l2", norm)
-    if radii is not None and not (radii and all(math.isfinite(r) and r > 0 for r in radii)):
-        raise InvalidArgument("radii", "finite numbers > 0", list(radii))
+    found = given_radii(radii)
     folder = Path("runs") / f"certify-{table.name}" if out is None else Path(out)
     train = table.fingerprint("train")
     _check_folder(folder, train)
@@ -212,7 +212,6 @@ def certify_table(
     step, steps = 0, len(plan) * (1 + len(ks))
     measured: list[Measured] = []
     failed: dict[str, str] = {}
-    found = None if radii is None else tuple(sorted({float(r) for r in radii}))
     usual = RADII.get(table.name) if norm == "l2" else None
 
     def tell(words: str) -> None:

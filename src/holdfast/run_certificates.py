@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from .evaluation.certified import (
     SUITE,
     Measured,
     fitting_radii,
+    given_radii,
     read_certificate,
     records_of,
     share,
@@ -177,8 +177,7 @@ def certify_run(
     RunError
         If it is no finished run, or the folder holds certificates of something else.
     """
-    if radii is not None and not (len(radii) and all(math.isfinite(r) and r > 0 for r in radii)):
-        raise InvalidArgument("radii", "finite numbers > 0", list(radii))
+    given = given_radii(radii)
     if k < 1:
         raise InvalidArgument("k", "an integer >= 1", k)
     if queries is not None and queries < 1:
@@ -218,10 +217,7 @@ def certify_run(
     if attack and way != "votes":
         broken, row["attacked"] = _attacked(opened.path, one, part, smoothing, k, seed, on_step)
     everything = [*there.values(), (one, row)]
-    if radii is None:
-        at = fitting_radii(pooled([item.certificate for item, _ in everything]))
-    else:
-        at = tuple(sorted({float(r) for r in radii}))
+    at = given or fitting_radii(pooled([item.certificate for item, _ in everything]))
     meta = {
         "schema": SCHEMA,
         "kind": RUN_KIND,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import torch
 
 from holdfast.certification import certify_table
 from holdfast.certify import Certificate
-from holdfast.cli.main import main
 from holdfast.data.tabular import Table, load_table
 from holdfast.errors import InvalidArgument, MissingExtra, RunError, UnknownName
 from holdfast.evaluation import mcnemar, wilson
@@ -26,18 +24,6 @@ from holdfast.results import record
 
 pytestmark = pytest.mark.integration
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def holdfast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["holdfast", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 X = np.array([[0.0], [1.0], [4.0], [5.0]])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +23,6 @@ from holdfast.certify import (
     certify_recall,
     certify_votes,
 )
-from holdfast.cli.main import main
 from holdfast.data import Digits, PairSampler
 from holdfast.defenses import Mixture
 from holdfast.encoders import LipschitzEncoder, SmallCNN
@@ -70,18 +68,6 @@ def noise(trained: dict[str, Path], tmp_path: Path) -> Path:
 @pytest.fixture
 def proven(trained: dict[str, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained["proven"], tmp_path / "proven"))
-
-
-@pytest.fixture
-def holdfast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["holdfast", *map(str, words)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def task_of(folder: Path) -> RetrievalTask:

@@ -12,40 +12,19 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from holdfast.cli.main import main
 from holdfast.training import Checkpoint
 
 pytestmark = pytest.mark.integration
 TINY = ("--epochs", "1", "--set", "data.train_images=120", "--batch", "60")
 
 
-class Said(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Said]
-
-
-@pytest.fixture
-def holdfast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    """Run a command in this process."""
-
-    def call(*args: str | Path) -> Said:
-        monkeypatch.setattr(sys, "argv", ["holdfast", *map(str, args)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return Said(int(stopped.value.code or 0), out, err)
-
-    return call
+Call = Callable[..., Any]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 
 from holdfast import encoders
-from holdfast.cli.main import main
 from holdfast.comparison import compare_runs
 from holdfast.config import to_plain
 from holdfast.data import Digits, PairSampler
@@ -306,18 +304,6 @@ def test_a_budget_and_none_are_no_pairs(runs: tuple[Path, Path]) -> None:
 # --- The command -------------------------------------------------------------------------------------------
 
 Call = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def holdfast(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*args: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["holdfast", *map(str, args)])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return int(stopped.value.code or 0), out, err
-
-    return call
 
 
 def test_the_table(pair: tuple[Path, Path], holdfast: Call) -> None:

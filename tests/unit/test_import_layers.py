@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import holdfast
+import holdfast.linear
 
 LAYERS = (
     {"types", "errors", "rng", "files", "_version"},
@@ -232,3 +235,18 @@ def test_the_checker_accepts_what_is_right() -> None:
 def test_the_checker_catches(module: str, source: str, message: str) -> None:
     breaches = check({**GOOD, module: source})
     assert any(message in text for text in breaches), breaches
+
+
+def test_scikit_learn_waits_until_it_is_needed() -> None:
+    """It takes longer to load than most commands need; ``holdfast.linear`` loads it at the first name."""
+    code = (
+        "import sys, holdfast.cli.main, holdfast.linear as l; a = 'sklearn' in sys.modules; l.ARML; print(a)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
+
+
+def test_every_name_of_linear_can_be_had() -> None:
+    assert all(hasattr(holdfast.linear, name) for name in holdfast.linear.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'Arml'"):
+        _ = holdfast.linear.Arml

@@ -16,18 +16,13 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..functional.distance import norms
 from .references import References
 
 DUAL = {1.0: math.inf, 2.0: 2.0, math.inf: 1.0}
 """Norm of a perturbation -> norm of the bisector's normal."""
 TINY = 1e-150
 """Stands for a length of 0, so that 0 / 0 becomes 0."""
-
-
-def lengths(x: Tensor) -> Tensor:
-    """Return the Euclidean lengths of rows (n, r), also for r = 0."""
-    out: Tensor = torch.linalg.vector_norm(x, dim=1)
-    return out
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,7 +59,7 @@ class Bisectors:
     def squares(self) -> Tensor:
         """(N,) squared lengths of the images."""
         r = self.references
-        return r.squares if r.matrix is None else lengths(r.images).square()
+        return r.squares if r.matrix is None else norms(r.images).square()
 
     @cached_property
     def reach(self) -> float:
@@ -72,7 +67,7 @@ class Bisectors:
         r = self.references
         if r.matrix is None:
             return float(r.squares.max().clamp_min(0).sqrt())
-        return float(lengths(r.points).max())
+        return float(norms(r.points).max())
 
     @cached_property
     def blur(self) -> float:
@@ -92,7 +87,7 @@ class Bisectors:
 
     def slack(self, t: Tensor) -> Tensor:
         """Return (n,) what differences of squared distances from points t (n, r) may be too large by."""
-        return self.rounding * (self.references.steepness * (lengths(t) + self.reach)).square()
+        return self.rounding * (self.references.steepness * (norms(t) + self.reach)).square()
 
     def around(self, t: Tensor, distances: Tensor) -> Tensor:
         """Return ``|M (x_j - z)|_q``, rounded up, for all references: (n, N).
@@ -103,7 +98,7 @@ class Bisectors:
         if r.matrix is None and self.norm == 2:
             return (distances + self.slack(t)[:, None]).sqrt_().clamp_min_(TINY)
         image = t if r.factor is None else (t @ r.factor.T) @ r.factor
-        blur = self.blur * (lengths(t) + self.reach)[:, None]
+        blur = self.blur * (norms(t) + self.reach)[:, None]
         if self.norm != 2:
             return torch.cdist(r.outside(image), self.images, p=DUAL[self.norm]).add_(blur).clamp_min_(TINY)
         squares = self.squares * (1 + self.rounding)

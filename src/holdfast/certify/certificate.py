@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,6 +82,12 @@ class Certificate:
 
     def __len__(self) -> int:
         return len(self.radius)
+
+    def cpu(self) -> Certificate:
+        """Return the same certificate in the memory of the CPU."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: value.cpu() for n, value in parts.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
     def accuracy_at(self, eps: float) -> float:
         """Return the share of points that are right and whose radius exceeds ``eps``."""

@@ -52,7 +52,7 @@ def certify_neighbours(
     k
         Neighbours that vote, 1 <= k <= N.
     norm
-        2 (tightest), 1 or infinity (bounds only; references prepared with ``rotate=False``).
+        2 (tightest), 1 or infinity (bounds only).
     method
         ``"bound"`` is the published triplet bound; ``"tight"`` raises it by quadratic programmes, within
         fixed limits; ``"exact"`` goes on until nothing shorter is possible, or the time is over;
@@ -100,14 +100,12 @@ def certify_neighbours(
             effort = effort._replace(deadline=now + max(0.0, end - now) * len(at) / left)
         left -= len(at)
         known = counterexamples(land, t[at], k) if k > 1 else None
-        seen = known and flips(references, t[at], known, answer[at], k)
+        seen = [] if known is None else [flips(references, t[at], known, answer[at], k)]
         found = smallest(land, t[at], k, effort, known)
         radius[at], least[at] = found.lower, found.upper
-        shorter = flips(references, t[at], found, answer[at], k)
-        better = torch.ones_like(at, dtype=torch.bool) if seen is None else shorter.upper <= seen.upper
-        upper[at], move[at] = shorter.upper, shorter.move
-        if seen is not None:
-            upper[at[~better]], move[at[~better]] = seen.upper[~better], seen.move[~better]
+        for moves in (*seen, flips(references, t[at], found, answer[at], k)):
+            shorter = moves.upper <= upper[at]
+            upper[at[shorter]], move[at[shorter]] = moves.upper[shorter], moves.move[shorter]
     return Certificate(
         radius=radius,
         correct=correct,

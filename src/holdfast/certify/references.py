@@ -82,8 +82,7 @@ class References:
         box
             Range that perturbed inputs must not leave, or None.
         rotate
-            Whether to drop the directions that M does not see; certificates in other norms need the inputs'
-            own coordinates.
+            Whether to drop the directions that M does not see; certificates are the same without.
 
         Raises
         ------
@@ -151,12 +150,6 @@ class References:
         if self.factor is None:
             return 1.0
         return float(torch.linalg.matrix_norm(self.factor, 2)) if self.factor.numel() else 0.0
-
-    @cached_property
-    def classes(self) -> Tensor:
-        """Class codes that occur, ascending."""
-        out: Tensor = torch.unique(self.labels)
-        return out
 
     def inside(self, x: Tensor) -> Tensor:
         """Turn inputs (n, D) into coordinates (n, r)."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from ..certify import Certificate
+from ..errors import InvalidArgument
 from ..files import read_arrays, write_arrays
 from ..results import record
 from ..results.record import Record
@@ -61,6 +62,21 @@ class Measured:
             return middle, middle, middle
         low, high = bootstrap(lambda rows: float(np.median(radius[rows])), len(radius))
         return middle, min(low, middle), max(high, middle)
+
+
+def given_radii(radii: Sequence[float] | None) -> tuple[float, ...] | None:
+    """Return radii in rising order, each once, or None for None.
+
+    Raises
+    ------
+    InvalidArgument
+        If there are none, or one is not a finite number above 0.
+    """
+    if radii is None:
+        return None
+    if not (len(radii) and all(math.isfinite(r) and r > 0 for r in radii)):
+        raise InvalidArgument("radii", "finite numbers > 0", list(radii))
+    return tuple(sorted({float(r) for r in radii}))
 
 
 def fitting_radii(c: Certificate) -> tuple[float, ...]:

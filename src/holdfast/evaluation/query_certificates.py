@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,7 +86,7 @@ def certify_task(task: RetrievalTask, part: RetrievalTask | None = None, *, k: i
         encoder, asked.x, asked.y, gallery=task.x, gallery_y=task.gallery.y, self_index=asked.self_index, k=k,
         dtype=torch.float32,
     )  # fmt: skip
-    return _on_cpu(found)
+    return found.cpu()
 
 
 def first_label(query: RetrievalTask) -> Callable[[Tensor], Tensor]:
@@ -148,7 +147,7 @@ def certify_queries(
         else:
             with frozen(query.encoder):
                 made = certify_votes(first_label(query), query.x, smoothing, y=query.y, index=query.index)
-        done.append(_on_cpu(made))
+        done.append(made.cpu())
         now = time.perf_counter()
         if kept is not None and now - saved > KEEP_EVERY and number + 1 < len(task):
             write_certificate(kept, pooled(done), before + now - start)
@@ -167,11 +166,4 @@ def pooled(parts: Sequence[Certificate]) -> Certificate:
         alpha=max(c.alpha for c in parts),
         method=parts[0].method,
         answer=torch.cat(answers) if len(answers) == len(parts) else None,
-    )
-
-
-def _on_cpu(c: Certificate) -> Certificate:
-    answer = None if c.answer is None else c.answer.cpu()
-    return replace(
-        c, radius=c.radius.cpu(), correct=c.correct.cpu(), exact=c.exact_rows().cpu(), answer=answer
     )

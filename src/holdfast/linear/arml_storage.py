@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     except SafetensorError as error:
         raise CorruptFile(path, None, f"not safetensors: {error}") from error
     return read_header(path, text), tensors
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Turn what Python says about parts that do not fit each other into a CorruptFile."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
 
 
 def read_header(path: Path, text: str | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from ..errors import CorruptFile, DataError, InvalidArgument
-from .arml_storage import read_parts, whole, write_estimator
+from .arml_storage import fitting, read_parts, whole, write_estimator
 
 if TYPE_CHECKING:
     from ..certify import Certificate
@@ -194,11 +194,9 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
         kind = getattr(importlib.import_module(ESTIMATORS[name]), name)
         if not issubclass(kind, cls):
             raise DataError(f"{path}: holds an estimator {name}, not a {cls.__name__}")
-        try:
+        with fitting(path):
             estimator: Self = kind(**whole("parameter", header["parameters"], tensors))
             learned = whole("learned", header["learned"], tensors)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
         estimator.__dict__.update(learned)
         _check(path, learned)
         return estimator

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +20,11 @@ from torch import Tensor
 from ..certify.certificate import Certificate
 from ..certify.neighbours import certify_neighbours, find_perturbations
 from ..certify.references import References
-from ..errors import CorruptFile, DataError, InvalidArgument
+from ..errors import DataError, InvalidArgument
 from ..functional.distance import Mahalanobis
 from ..functional.projection import psd_cone
 from .arml_plan import device as torch_device
-from .arml_storage import read_parts, whole, write_estimator
+from .arml_storage import fitting, read_parts, whole, write_estimator
 from .knn_storage import as_arrays, as_references
 
 Array = NDArray[Any]
@@ -246,11 +245,7 @@ class RobustKNeighborsClassifier(ClassifierMixin, BaseEstimator):  # type: ignor
                 method=self.method if method is None else method,
                 time_budget=self.time_budget,
             )
-        fields = {f.name: getattr(found, f.name) for f in dataclasses.fields(found)}
-        moved: dict[str, Any] = {
-            name: value.cpu() for name, value in fields.items() if isinstance(value, Tensor)
-        }
-        return dataclasses.replace(found, **moved)
+        return found.cpu()
 
     def attack(self, X: ArrayLike, y: ArrayLike | None = None) -> tuple[Array, Array]:
         """Look for short l2 perturbations that change right answers.
@@ -307,13 +302,11 @@ class RobustKNeighborsClassifier(ClassifierMixin, BaseEstimator):  # type: ignor
         header, tensors = read_parts(path)
         if header.get("estimator") != cls.__name__:
             raise DataError(f"{path}: holds {header.get('estimator')!r}, need a {cls.__name__}")
-        try:
+        with fitting(path):
             out = cls(**whole("parameter", header["parameters"], tensors))
             learned = whole("learned", header["learned"], tensors)
             out.box, classes = _box(out.box), np.array(learned["classes_"].tolist())
             r = as_references(learned, len(classes), torch_device(out.device), out.box)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
         out.metric = None if r.matrix is None else r.matrix.cpu().numpy()
         out.references_, out.classes_, out.n_features_in_ = r, classes, len(r.centre)
         if "feature_names_in_" in learned:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -32,8 +32,12 @@ JUDGED = 1000
 """Most held-out rows on which designs are compared."""
 
 
-class Model(dict[str, Any]):
+class Model(NamedTuple):
     """Components (r, D), references (R, D) and their codes (R,)."""
+
+    components: Array
+    references: Array
+    codes: Array
 
 
 class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -138,7 +142,7 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         held = held_out(codes, self.validation_fraction, seed)
         judged = np.flatnonzero(held)[:: max(1, int(held.sum()) // JUDGED)][:JUDGED]
-        base = _published_kind(rows[~held], codes[~held], seed, part=FEW)
+        base = _arml(rows[~held], codes[~held], seed, part=FEW)
         found = _certify(base, rows[judged], codes[judged])
         right = found.radius[found.correct]
         self.scale_ = float(right.median()) if len(right) else float(np.linalg.norm(rows.std(0)))
@@ -148,11 +152,11 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         else:
             count = None if self.n_prototypes is None else int(self.n_prototypes)
             chosen = Design(count, float(self.target), float(self.noise))
-        whole = _published_kind(rows, codes, seed, part=None if chosen is None else FEW)
-        model = whole if chosen is None else self._train(rows, codes, chosen, whole["components"], seed)
+        whole = _arml(rows, codes, seed, part=None if chosen is None else FEW)
+        model = whole if chosen is None else self._train(rows, codes, chosen, whole.components, seed)
         self.design_ = None if chosen is None else dict(chosen._asdict())
-        self.components_ = model["components"]
-        self._remember(model["references"], self.classes_[model["codes"]])
+        self.components_ = model.components
+        self._remember(model.references, self.classes_[model.codes])
         return self
 
     def predict(self, X: ArrayLike) -> Array:
@@ -215,7 +219,7 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         self._note(None, found)
         best, chosen = float(found.radius.mean()), None
         for design in DESIGNS if len(rows) <= FEW else DESIGNS_OF_MANY:
-            model = self._train(rows[~held], codes[~held], design, base["components"], seed)
+            model = self._train(rows[~held], codes[~held], design, base.components, seed)
             trial = _certify(model, rows[judged], codes[judged])
             self._note(design, trial)
             mean = float(trial.radius.mean())
@@ -258,7 +262,7 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
         return Model(components=g.double().cpu().numpy(), references=learned + middle, codes=labels)
 
 
-def _published_kind(rows: Array, codes: Array, seed: int, part: int | None) -> Model:
+def _arml(rows: Array, codes: Array, seed: int, part: int | None) -> Model:
     """Return ARML's metric, learned on at most ``part`` of the rows, with all rows as references."""
     chosen = np.random.default_rng(seed).permutation(len(rows))[:part]
     taken = slice(None) if len(chosen) == len(rows) else chosen
@@ -267,8 +271,8 @@ def _published_kind(rows: Array, codes: Array, seed: int, part: int | None) -> M
 
 
 def _certify(model: Model, rows: Array, codes: Array) -> Certificate:
-    factor = torch.from_numpy(model["components"])
+    factor = torch.from_numpy(model.components)
     references = References.prepare(
-        torch.from_numpy(model["references"]), torch.from_numpy(model["codes"]), factor.T @ factor
+        torch.from_numpy(model.references), torch.from_numpy(model.codes), factor.T @ factor
     )
     return certify_neighbours(references, torch.from_numpy(rows), torch.from_numpy(codes))
