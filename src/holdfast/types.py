@@ -248,8 +248,12 @@ class Step(NamedTuple):
 class Defense(Protocol):
     """A generator of losses; the trainer owns optimiser, precision and processes."""
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
-        """Return learnable parts such as proxies; usually empty."""
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
+        """Return learnable parts such as proxies, usually empty; called once, before the first batch.
+
+        ``encoder`` (with ``embedding_dim``) is what will be trained; ``y`` (N,) are the labels of all
+        training samples, 0 to c - 1, each of which occurs: row i is sample number i of ``Context.index``.
+        """
         ...
 
     def losses(self, ctx: Context) -> Iterator[Step]:
@@ -309,6 +313,67 @@ class RetrievalTask:
             z=self.z[which],
             self_index=self.self_index[which],
             index=self.index[which],
+        )
+
+
+class ClusterNames(NamedTuple):
+    """What each cluster is called, each (K,) int64 labels of classes, -1 for none.
+
+    Attributes
+    ----------
+    hungarian
+        The one-to-one assignment of clusters to classes with the most agreement; -1 where there are more
+        clusters than classes.
+    majority
+        The commonest class of each cluster; two clusters may share one.
+    """
+
+    hungarian: Tensor
+    majority: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterTask(RetrievalTask):
+    """Queries against frozen clusters: a retrieval task whose gallery are the K centroids.
+
+    The label of a centroid is its number and the label ``y`` of a query the number of the nearest centroid
+    when it is clean, so "right" means "still in its own cluster": every attack, margin and check of retrieval
+    is one of clustering-based inference as well.
+
+    Attributes
+    ----------
+    cluster_of
+        (n,) the clean nearest centroid of every query, the same as ``y`` here.
+    truth
+        (n,) class labels of the queries, -1 where unknown.
+    names
+        Class labels of the clusters, ``None`` where the references have none.
+    images
+        The same queries against a gallery of embeddings, for Recall@1 and MAP@R; ``None`` leaves them out.
+    references, member_of
+        Images that the centroids were fitted on, and the cluster of each (m,); they let other encoders see
+        the same clusters. ``None`` where only embeddings were given.
+    spherical
+        Whether centroids are divided by their length.
+    """
+
+    cluster_of: Tensor
+    truth: Tensor
+    names: ClusterNames | None = None
+    images: RetrievalTask | None = None
+    references: Images | None = None
+    member_of: Tensor | None = None
+    spherical: bool = False
+
+    def rows(self, which: slice | Tensor) -> ClusterTask:
+        """Return the task for some of the queries."""
+        part = super().rows(which)
+        assert isinstance(part, ClusterTask)
+        return replace(
+            part,
+            cluster_of=self.cluster_of[which],
+            truth=self.truth[which],
+            images=None if self.images is None else self.images.rows(which),
         )
 
 

@@ -439,7 +439,7 @@ def test_batch_losses_under_shift(loss: Any, images: tuple[Tensor, Tensor]) -> N
     spy = Spy()
     defense = AdversarialTraining(loss=loss, adversary=Shift(), search=spy, threat=THREAT)
     with seeded(0, "learnable"):
-        learnable = defense.setup(8, 5)
+        learnable = defense.setup(nn.Embedding(1, 8), torch.arange(5))
     ctx = context(images, learnable=learnable)
     step = once(defense, ctx)
     ready = learnable["loss"] if hasattr(loss, "setup") else loss
@@ -459,7 +459,7 @@ def test_margin_loss_learns_its_boundary(adversary: Any, images: tuple[Tensor, T
     defense = AdversarialTraining(
         loss=Margin(margin=0.0, beta=0.6), miner=Random(), adversary=adversary, **threat
     )
-    learnable = defense.setup(8, 5)
+    learnable = defense.setup(nn.Embedding(1, 8), torch.arange(5))
     ctx = context(images, learnable=learnable)
     learnable["loss"].beta.data.fill_(0.001)  # the learnt boundary counts, not the initial one
     step = once(defense, ctx)
@@ -468,7 +468,7 @@ def test_margin_loss_learns_its_boundary(adversary: Any, images: tuple[Tensor, T
     learnable["loss"].beta.data.fill_(0.6)
     other = once(defense, context(images, learnable=learnable))
     assert float(other.loss.detach()) != pytest.approx(float(step.loss.detach()), abs=1e-3)
-    assert len(defend(MinMax()).setup(8, 5)) == 0
+    assert len(defend(MinMax()).setup(nn.Embedding(1, 8), torch.arange(5))) == 0
 
 
 def test_gradual_miners_follow_the_progress(images: tuple[Tensor, Tensor]) -> None:

@@ -192,7 +192,7 @@ def test_mixture_draws_by_weight_and_keeps_parts_apart() -> None:
         AdversarialTraining(loss=ProxyAnchor()),
     )
     mixture = Mixture(parts=parts, weights=(0.0, 1.0))
-    learnable = mixture.setup(3, 3)
+    learnable = mixture.setup(nn.Embedding(1, 3), torch.arange(3))
     (value,) = drive(mixture, batch(learnable=learnable))
     (alone,) = drive(parts[1], batch(learnable=learnable["1"]))
     assert value == alone
@@ -211,7 +211,7 @@ def test_mixture_draws_by_weight_and_keeps_parts_apart() -> None:
 def test_free_training_replays_and_its_perturbation_lasts(loss: Any) -> None:
     miner = Random() if isinstance(loss, Triplet) else None
     free = FreeTraining(loss=loss, miner=miner, threat=LinfThreat(eps=0.1), replays=3)
-    learnable = free.setup(3, 3)
+    learnable = free.setup(nn.Embedding(1, 3), torch.arange(3))
     context = batch(learnable=learnable)
     before = context.x.clone()
     assert len(drive(free, context)) == 3
@@ -219,18 +219,20 @@ def test_free_training_replays_and_its_perturbation_lasts(loss: Any) -> None:
     assert torch.equal(context.x, before)
     assert 0 < float(delta.value.abs().max()) <= 0.1 + 1e-6
     kept = learnable.state_dict()
-    other = free.setup(3, 3)
+    other = free.setup(nn.Embedding(1, 3), torch.arange(3))
     other.load_state_dict(kept)
     assert torch.equal(other["perturbation"].value, delta.value)  # type: ignore[arg-type]
     again = drive(free, batch(learnable=learnable))
-    fresh = drive(free, batch(learnable=free.setup(3, 3)))
+    fresh = drive(free, batch(learnable=free.setup(nn.Embedding(1, 3), torch.arange(3))))
     assert again[0] != fresh[0]  # the second batch starts from the first one's perturbation
 
 
 def test_free_training_with_one_replay_and_no_radius_is_plain() -> None:
     free = FreeTraining(loss=Triplet(), miner=Random(), threat=LinfThreat(eps=0.0), replays=1)
     plain = AdversarialTraining(loss=Triplet(), miner=Random())
-    assert drive(free, batch(learnable=free.setup(3, 3))) == pytest.approx(drive(plain, batch()))
+    assert drive(free, batch(learnable=free.setup(nn.Embedding(1, 3), torch.arange(3)))) == pytest.approx(
+        drive(plain, batch())
+    )
 
 
 def test_processes_mine_and_remember_apart() -> None:

@@ -34,7 +34,7 @@ class Spy:
 
     seen: list[Tensor]
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
         return nn.ModuleDict()
 
     def losses(self, ctx: Context) -> Iterator[Step]:
@@ -91,7 +91,7 @@ def roles_of(z: Tensor, rows: Any) -> Any:
 
 def test_learnable_parts_of_the_defense_inside_are_its_own() -> None:
     defense = NoiseTraining(part=AdversarialTraining(loss=ProxyAnchor()), sigma=0.1)
-    parts = defense.setup(8, 5)
+    parts = defense.setup(nn.Embedding(1, 8), torch.arange(5))
     assert sum(p.numel() for p in parts.parameters()) == 8 * 5
 
 

@@ -62,7 +62,7 @@ def setting(defense: AdversarialTraining) -> Context:
     x = torch.rand(2 * PAIRS, 1, 4, 4, generator=stream(0, "x"))
     y = torch.arange(PAIRS).remainder(CLASSES).repeat_interleave(2)
     with seeded(0, "tiny"):
-        encoder, learnable = Tiny(), defense.setup(WIDTH, CLASSES)
+        encoder, learnable = Tiny(), defense.setup(nn.Embedding(1, WIDTH), torch.arange(CLASSES))
     return Context(
         encoder=encoder, bare=encoder, x=x, y=y, index=torch.arange(2 * PAIRS), distance=Euclidean(),
         learnable=learnable, generator=stream(0, "step"),

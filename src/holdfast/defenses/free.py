@@ -78,9 +78,9 @@ class FreeTraining:
         if self.replays < 1:
             raise InvalidArgument("replays", "an integer >= 1", self.replays)
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
         """Return the lasting perturbation, and the learnable part of the loss if it has one."""
-        parts = learnable_parts(self.loss, embedding_dim, n_classes)
+        parts = learnable_parts(self.loss, encoder, y)
         return nn.ModuleDict({**parts, "perturbation": Perturbation()})
 
     def losses(self, ctx: Context) -> Iterator[Step]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..types import Context
 
 
-def learnable_parts(loss: Any, embedding_dim: int, n_classes: int) -> dict[str, nn.Module]:
-    """Return ``{"loss": module}`` for a loss with a ``setup``, else nothing."""
+def learnable_parts(loss: Any, encoder: Any, y: Tensor) -> dict[str, nn.Module]:
+    """Return ``{"loss": module}`` for a loss with a ``setup``, else nothing; y (N,) are all labels."""
     build = getattr(loss, "setup", None)
-    return {} if build is None else {"loss": build(embedding_dim, n_classes)}
+    return {} if build is None else {"loss": build(encoder.embedding_dim, int(y.max()) + 1)}
 
 
 def loss_now(loss: Any, ctx: Context) -> Any:

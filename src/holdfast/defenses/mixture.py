@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InvalidArgument
 from ..types import Context, Defense, Step
@@ -36,9 +36,9 @@ class Mixture:
         if self.weights and sum(self.weights) <= 0:
             raise InvalidArgument("weights", "at least one number > 0", self.weights)
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
         """Return the learnable parts of every defense."""
-        built = {str(i): part.setup(embedding_dim, n_classes) for i, part in enumerate(self.parts)}
+        built = {str(i): part.setup(encoder, y) for i, part in enumerate(self.parts)}
         return nn.ModuleDict(built)
 
     def losses(self, ctx: Context) -> Iterator[Step]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import InvalidArgument
 from ..rng import normal
@@ -45,9 +45,9 @@ class NoiseTraining:
         if not (math.isfinite(self.sigma) and self.sigma >= 0):
             raise InvalidArgument("sigma", "a finite number >= 0, in input units", self.sigma)
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
         """Return the learnable parts of the defense inside."""
-        return self.part.setup(embedding_dim, n_classes)
+        return self.part.setup(encoder, y)
 
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield the losses of the defense inside, on ``ctx.x + sigma * n``."""

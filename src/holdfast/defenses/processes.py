@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import DataError, InvalidArgument
 from ..types import Context, Defense, Step
@@ -39,9 +39,9 @@ class Processes:
         if self.count < 1:
             raise InvalidArgument("count", "an integer >= 1", self.count)
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
         """Return the learnable parts of the defense; all processes share them."""
-        return self.defense.setup(embedding_dim, n_classes)
+        return self.defense.setup(encoder, y)
 
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield the mean of the parts' losses, as often as the parts yield."""

@@ -122,9 +122,9 @@ class AdversarialTraining:
                 need = "every row ('x')" if wants_rows else "triplet roles"
                 raise InvalidArgument("extra", f"an adversary that moves {need} for {term}", moves)
 
-    def setup(self, embedding_dim: int, n_classes: int) -> nn.ModuleDict:
+    def setup(self, encoder: nn.Module, y: Tensor) -> nn.ModuleDict:
         """Return the learnable part of the loss, if it has one."""
-        return nn.ModuleDict(learnable_parts(self.loss, embedding_dim, n_classes))
+        return nn.ModuleDict(learnable_parts(self.loss, encoder, y))
 
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield the one loss of the batch."""

@@ -16,8 +16,13 @@ from .checks import check_batch
 from .reduce import log_one_plus_sum_exp
 
 
-def proxy_anchor_loss(z: Tensor, y: Tensor, proxies: Tensor, alpha: float, margin: float) -> Tensor:
-    """Return the proxy-anchor loss (n,) for given proxies (c, e); see :class:`ProxyAnchor`."""
+def proxy_anchor_loss(
+    z: Tensor, y: Tensor, proxies: Tensor, alpha: float, margin: float, weights: Tensor | None = None
+) -> Tensor:
+    """Return the proxy-anchor loss (n,) for given proxies (c, e); see :class:`ProxyAnchor`.
+
+    ``weights`` (n,), >= 0, multiply the exponentials of the rows: a row of weight 0 is as if it were absent.
+    """
     check_batch(z, y)
     n, classes = len(z), len(proxies)
     if bool(((y < 0) | (y >= classes)).any()):
@@ -25,12 +30,16 @@ def proxy_anchor_loss(z: Tensor, y: Tensor, proxies: Tensor, alpha: float, margi
         raise InvalidArgument("y", f"labels 0 to {classes - 1}, one for each of the {classes} proxies", got)
     s = F.normalize(z, dim=-1) @ F.normalize(proxies.to(z.dtype), dim=-1).T  # (n, c)
     own = y[:, None] == torch.arange(classes, device=y.device)  # (n, c)
-    pull = log_one_plus_sum_exp(-alpha * (s - margin), own, dim=0)  # (c,)
-    push = log_one_plus_sum_exp(alpha * (s + margin), ~own, dim=0)  # (c,)
+    other, more = ~own, s.new_zeros(n, 1)
+    if weights is not None:
+        there = (weights > 0)[:, None]
+        own, other, more = own & there, other & there, weights.to(s).clamp_min(0).log()[:, None]
+    pull = log_one_plus_sum_exp(-alpha * (s - margin) + more, own, dim=0)  # (c,)
+    push = log_one_plus_sum_exp(alpha * (s + margin) + more, other, dim=0)  # (c,)
     rows = own.sum(0)  # (c,)
     pull_share = own / rows.clamp_min(1)  # (n, c): a proxy's term, shared by the rows in it
-    push_share = ~own / (n - rows).clamp_min(1)
-    present = (rows > 0).sum()
+    push_share = other / other.sum(0).clamp_min(1)
+    present = (rows > 0).sum().clamp_min(1)
     return n * (pull_share.to(s) @ pull / present + push_share.to(s) @ push / classes)
 
 
@@ -111,6 +120,12 @@ class LearnedProxies(nn.Module):
         self.proxies = nn.Parameter(torch.empty(n_classes, embedding_dim))
         nn.init.kaiming_normal_(self.proxies, mode="fan_out")
 
-    def forward(self, z: Tensor, y: Tensor, distance: PairwiseDistance) -> Tensor:
+    def forward(
+        self, z: Tensor, y: Tensor, distance: PairwiseDistance, weights: Tensor | None = None
+    ) -> Tensor:
         """Return one value for each row, (n,), >= 0; labels must be in 0 to c - 1."""
-        return proxy_anchor_loss(z, y, self.proxies, self.alpha, self.margin)
+        return proxy_anchor_loss(z, y, self.proxies, self.alpha, self.margin, weights)
+
+    def logits(self, z: Tensor) -> Tensor:
+        """Return ``alpha * cos(z, p)``, (n, c): what a softmax turns into class probabilities."""
+        return self.alpha * F.normalize(z, dim=-1) @ F.normalize(self.proxies.to(z.dtype), dim=-1).T

@@ -133,10 +133,10 @@ class _Job:
         self.run, self.settings = run, settings_hash(run)
         self.x, labels = data.train.x, data.train.y
         # Labels as 0 to n_classes - 1, whatever the data set calls them.
-        classes, self.y = torch.unique(labels, return_inverse=True)
+        self.y = torch.unique(labels, return_inverse=True)[1]
         self.encoder = run.encoder.build(data.train.shape, run.seed)
         with seeded(run.seed, "learnable"):
-            self.learnable = run.defense.setup(self.encoder.embedding_dim, len(classes))
+            self.learnable = run.defense.setup(self.encoder, self.y)
         device = pick_device(run.device)
         self.x, self.y = self.x.to(device), self.y.to(device)
         modules = nn.ModuleDict({"encoder": self.encoder, "learnable": self.learnable})
