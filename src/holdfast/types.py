@@ -238,6 +238,26 @@ class Adversary(Protocol[View]):
         ...
 
 
+class Members(Protocol):
+    """An encoder made of members, whose joint embedding can be taken apart again."""
+
+    widths: tuple[int, ...]
+
+    def __call__(self, x: Tensor, /) -> Tensor:
+        """(n, *s) -> (n, e), e the sum of the widths."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def split(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Return the members' embeddings, M times (n, e_m), out of joint ones."""
+        ...
+
+    def member(self, m: int) -> nn.Module:
+        """Return one member as an encoder of its own, sharing weights."""
+        ...
+
+
 class Step(NamedTuple):
     """One optimiser step that a defense asks for."""
 

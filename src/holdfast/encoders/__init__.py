@@ -5,6 +5,7 @@ from __future__ import annotations
 from .adapt import adapt
 from .cnn import C2F2, SmallCNN
 from .encoder import Encoder, EncoderSpec, Shape, Standardize
+from .ensemble import Ensemble, Heads, JointEncoder
 from .lenet import LeNet
 from .linear import LinearEncoder
 from .lipschitz import LipschitzEncoder, LipschitzNet
@@ -19,7 +20,10 @@ __all__ = [
     "ENCODERS",
     "Encoder",
     "EncoderSpec",
+    "Ensemble",
     "GroupSort",
+    "Heads",
+    "JointEncoder",
     "LeNet",
     "LinearEncoder",
     "LipschitzEncoder",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
+from ..errors import InvalidArgument
 from ..rng import seeded
 from .encoder import Encoder, Shape, check_shape, check_width
 
@@ -22,6 +24,8 @@ class C2F2:
     ----------
     embedding_dim
         Width of the embeddings.
+    width
+        Factor > 0 on the channels and units before the head; 1 is the published network.
     normalize
         Whether embeddings have L2 norm 1.
     mean, std
@@ -39,6 +43,7 @@ class C2F2:
     """
 
     embedding_dim: int = 512
+    width: float = 1.0
     normalize: bool = True
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -46,24 +51,27 @@ class C2F2:
 
     def __post_init__(self) -> None:
         check_width("embedding_dim", self.embedding_dim)
+        if not 0 < self.width < math.inf:
+            raise InvalidArgument("width", "a finite number > 0", self.width)
 
     def build(self, shape: Shape, seed: int) -> Encoder:
         """Return a fresh encoder for inputs (c, h, w) with h, w >= 4, in PyTorch's default initialisation."""
         check_shape(shape, least=4)
         c, h, w = shape
+        first, second, units = (max(1, round(n * self.width)) for n in (32, 64, 1024))
         with seeded(seed, "encoder"):
             trunk = nn.Sequential(
-                nn.Conv2d(c, 32, 5, padding=2),
+                nn.Conv2d(c, first, 5, padding=2),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
-                nn.Conv2d(32, 64, 5, padding=2),
+                nn.Conv2d(first, second, 5, padding=2),
                 nn.ReLU(),
                 nn.MaxPool2d(2),
                 nn.Flatten(),
-                nn.Linear(64 * (h // 4) * (w // 4), 1024),
+                nn.Linear(second * (h // 4) * (w // 4), units),
                 nn.ReLU(),
             )
-            head = nn.Linear(1024, self.embedding_dim)
+            head = nn.Linear(units, self.embedding_dim)
         return Encoder(
             trunk, head, shape=shape, spec=self, mean=self.mean, std=self.std, normalize=self.normalize
         )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -24,23 +24,34 @@ def save(encoder: Encoder, path: str | Path) -> None:
     """Write an encoder to a file, which appears whole or not at all.
 
     The header holds ``{"schema": 1, "spec": {"name": ..., fields}, "shape": [c, h, w]}`` as JSON under the
-    key ``holdfast``. A field ``weights`` of the spec, the file that training started from, is not written:
-    the tensors themselves are here.
+    key ``holdfast``; specs inside a spec, as of an ensemble's members, are written in the same way. A field
+    ``weights`` of a spec, the file that training started from, is not written: the tensors themselves are
+    here.
 
     Raises
     ------
     InvalidArgument
         If the encoder was built by a spec that is not in :data:`ENCODERS`, so that it could not be loaded.
     """
-    spec = encoder.spec
-    if ENCODERS.get(spec.name) is not type(spec):
-        raise InvalidArgument("encoder", f"a spec of {sorted(ENCODERS)}", type(spec).__name__)
-    fields = {"name": spec.name, **asdict(cast(Any, spec))}
-    fields.pop("weights", None)
-    header = json.dumps({"schema": SCHEMA, "spec": fields, "shape": list(encoder.shape)}, allow_nan=False)
+    spec = _described(encoder.spec)
+    header = json.dumps({"schema": SCHEMA, "spec": spec, "shape": list(encoder.shape)}, allow_nan=False)
     tensors = {name: t.detach().cpu().contiguous().clone() for name, t in encoder.state_dict().items()}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"holdfast": header})
+
+
+def _described(spec: Any) -> dict[str, Any]:
+    """Return a spec as plain data, with those inside it."""
+    if ENCODERS.get(spec.name) is not type(spec):
+        raise InvalidArgument("encoder", f"a spec of {sorted(ENCODERS)}", type(spec).__name__)
+    values = {f.name: getattr(spec, f.name) for f in fields(spec) if f.name != "weights"}
+    return {"name": spec.name, **{name: _plain(value) for name, value in values.items()}}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    return _described(value) if hasattr(value, "build") else value
 
 
 def load(path: str | Path) -> Encoder:
@@ -88,15 +99,28 @@ def _empty(path: Path, text: str | None) -> Encoder:
     spec, shape = header.get("spec"), header.get("shape")
     if not isinstance(spec, dict) or not isinstance(shape, list):
         raise RunError(f"{path}: header lacks 'spec' or 'shape'")
-    name = spec.get("name")
-    if not isinstance(name, str) or name not in ENCODERS:
-        raise RunError(f"{path}: {UnknownName('encoder', str(name), ENCODERS)}")
-    if "weights" in spec:  # never written by save(); building must not open other files
-        raise RunError(f"{path}: header names a file of weights, {spec['weights']!r}")
-    fields = {key: tuple(v) if isinstance(v, list) else v for key, v in spec.items() if key != "name"}
     try:
         with torch.device("meta"):
-            built: Encoder = ENCODERS[name](**fields).build(tuple(shape), seed=0)
+            built: Encoder = _spec(path, spec).build(tuple(shape), seed=0)
+    except RecursionError as error:
+        raise CorruptFile(path, None, "specs inside specs without end") from error
     except (InvalidArgument, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        name = spec.get("name")
         raise RunError(f"{path}: encoder {name!r} cannot be built from its header: {error}") from error
     return built
+
+
+def _spec(path: Path, header: dict[str, Any]) -> Any:
+    """Make the spec that a header describes."""
+    name = header.get("name")
+    if not isinstance(name, str) or name not in ENCODERS:
+        raise RunError(f"{path}: {UnknownName('encoder', str(name), ENCODERS)}")
+    if "weights" in header:  # never written by save(); building must not open other files
+        raise RunError(f"{path}: header names a file of weights, {header['weights']!r}")
+    return ENCODERS[name](**{key: _value(path, v) for key, v in header.items() if key != "name"})
+
+
+def _value(path: Path, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_value(path, one) for one in value)
+    return _spec(path, value) if isinstance(value, dict) else value

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .cnn import C2F2, SmallCNN
+from .ensemble import Ensemble, Heads
 from .lenet import LeNet
 from .linear import LinearEncoder
 from .lipschitz import LipschitzEncoder
@@ -22,5 +23,7 @@ ENCODERS: Mapping[str, type[Any]] = {
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "timm": Timm,
+    "ensemble": Ensemble,
+    "heads": Heads,
 }
 """Encoder specs (frozen dataclasses with ``build(shape, seed) -> Encoder``) by name."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +15,41 @@ from ..errors import InvalidArgument
 
 @dataclass(frozen=True, kw_only=True)
 class Adam:
-    """Adam with coupled weight decay, as in the published settings (1e-3 and 1e-7 for 28-pixel networks)."""
+    """Adam with coupled weight decay, as in the published settings (1e-3 and 1e-7 for 28-pixel networks).
+
+    Attributes
+    ----------
+    lr
+        Learning rate, > 0.
+    weight_decay
+        >= 0.
+    learnable
+        Factor > 0 on the rate of what a defense learns beside the encoder, such as proxies; the code of
+        the proxy-anchor loss has 100.
+    """
 
     lr: float = 1e-3
     weight_decay: float = 1e-7
+    learnable: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise InvalidArgument("lr", "a number > 0", self.lr)
         if not self.weight_decay >= 0:
             raise InvalidArgument("weight_decay", "a number >= 0", self.weight_decay)
+        if not self.learnable > 0:
+            raise InvalidArgument("learnable", "a number > 0", self.learnable)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """Return the optimiser."""
-        return torch.optim.Adam(parameters, lr=self.lr, weight_decay=self.weight_decay)
+    def build(self, modules: nn.Module) -> torch.optim.Optimizer:
+        """Return the optimiser of all trainable parameters; ``modules.learnable`` has its factor."""
+        own, rest = list[nn.Parameter](), list[nn.Parameter]()
+        for name, parameter in modules.named_parameters():
+            if parameter.requires_grad:
+                (own if name.startswith("learnable.") else rest).append(parameter)
+        groups: list[dict[str, Any]] = [{"params": rest}]
+        if own:
+            groups.append({"params": own, "lr": self.lr * self.learnable})
+        return torch.optim.Adam(groups, lr=self.lr, weight_decay=self.weight_decay)
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -67,7 +89,7 @@ class Engine:
     def __init__(self, modules: nn.Module, optimizer: Adam, device: torch.device, precision: str) -> None:
         self.device, self.precision = device, precision
         self.modules = modules.to(device)
-        self.optimizer = optimizer.build(p for p in self.modules.parameters() if p.requires_grad)
+        self.optimizer = optimizer.build(self.modules)
 
     @contextmanager
     def autocast(self) -> Iterator[None]:

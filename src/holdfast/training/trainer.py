@@ -68,11 +68,14 @@ def preflight(run: Run, data: DataSplit) -> None:
     Raises
     ------
     HoldfastError
-        If the device is not there, the encoder does not fit the images, or the sampler cannot make batches.
+        If the device is not there, the encoder does not fit the images or the defense, or the sampler cannot
+        make batches.
     """
     pick_device(run.device)
-    run.encoder.build(data.train.shape, run.seed)
+    encoder = run.encoder.build(data.train.shape, run.seed)
     run.sampler.epoch(data.train.y, stream(run.seed, "sampler", 0))
+    with seeded(run.seed, "learnable"):
+        run.defense.setup(encoder, torch.unique(data.train.y, return_inverse=True)[1])
 
 
 def train(
