@@ -81,6 +81,9 @@ def test_members_share_weights_and_modes() -> None:
         with frozen(member):
             assert not any(module.training for module in member.modules())
         assert all(module.training for module in encoder.modules())
+        next(encoder.member(0).trunk.children()).eval()  # a layer that is frozen stays so
+        assert not all(module.training for module in encoder.member(0).modules())
+        assert encoder.member(0).training
     heads = SPECS["heads"].build(SHAPE, seed=0)
     small = SPECS["heads"].part.build(SHAPE, seed=0)
     extra = 2 * sum(p.numel() for p in small.head.parameters())

@@ -30,7 +30,8 @@ ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
     "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "scorecard": {"runs"},
     "cli": {"__init__"}, "__main__": {"cli"},
-    "guard": {"evaluation"}, "certification": {"runs"}, "run_certificates": {"runs", "certification"},
+    "guard": {"evaluation"}, "inference": {"evaluation"},
+    "certification": {"runs"}, "run_certificates": {"runs", "certification"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""
 OPTIONAL = {
@@ -43,6 +44,7 @@ MAY_USE_OPTIONAL = (
     "training.engine",
     "losses.pml",
     "linear.competitors",
+    "inference.backends",
     "report",
     "cli",
 )

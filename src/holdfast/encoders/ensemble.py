@@ -199,7 +199,7 @@ class _OneHead(nn.Module):
         super().__init__()
         self.standardize, self.trunk, self.head = whole.standardize, whole.trunk, whole.heads[m]
         self.normalize, self.embedding_dim = whole.normalize, whole.widths[m]
-        self.train(whole.training)
+        self.training = whole.training  # its parts keep their own modes: a frozen layer stays frozen
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, e_m)."""

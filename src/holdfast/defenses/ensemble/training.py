@@ -222,8 +222,9 @@ class _Batch:
         if d.joint and ctx.progress.step % d.joint_every == 0:
             images[JOINT] = self._search(self.ctx.bare, self._joint_gain)
         if d.pool is not None and d.transfer:
+            sources = d.pool.sources(ctx.x, ctx.generator)  # one pairing for all, as published
             for n in sorted({n for row in peers for n in row}):
-                images[len(self.members) + n] = d.pool(self.bare.member(n), ctx.x, ctx.generator)
+                images[self._transferred(n)] = d.pool(self.bare.member(n), ctx.x, sources=sources)
         return images
 
     def _search(self, encoder: nn.Module, objective: Any) -> Tensor:

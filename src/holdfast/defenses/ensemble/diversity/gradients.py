@@ -77,7 +77,7 @@ class GradientDiversity:
     adaptation and not theirs: the proxy-anchor loss of single rows in place of cross-entropy, the mean and
     not the sum over members, and norms as they are where the public code squares them. Weight, steps, step
     length (a third of the radius) and random start are those of that code, the radius is the first of its
-    ramp from 0.1 to 0.2 on MNIST. For images in colour give a smaller one. It multiplies the whole term by 2.
+    ramp from 0.1 to 0.2 on MNIST; for images in colour give a smaller one. That code weighs the term by 2.
 
     Two warnings. TRS proves that orthogonal gradients alone do *not* bound transfer between members: without
     smoothness (``smoothness=0`` and no adversarial training) the term promises nothing. And a smaller
