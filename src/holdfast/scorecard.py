@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -18,15 +18,16 @@ from .encoders import adapt
 from .errors import DataError, InvalidArgument, UnknownName
 from .evaluation import SUITES, EntryResult, Share, Suite, retrieval_task
 from .evaluation.card import Level, Plan, measure, read_back, sample
+from .evaluation.cluster_transfer import other_encoders
 from .evaluation.suite import out_of_memory
 from .evaluation.verdict import Verdict
 from .results import Table
 from .results.record import Record
-from .runs import default_search
+from .runs import Clusters, Inference, default_search
 from .search import Autograd, Precision, Square
 from .threat import THREATS
 from .training import pick_device
-from .types import Encoder, Images, PairwiseDistance, RetrievalTask, Search
+from .types import ClusterTask, Encoder, Images, PairwiseDistance, RetrievalTask, Search
 
 BLACK_BOX = Square(queries=1000)
 """The search for encoders without a gradient."""
@@ -113,6 +114,10 @@ def evaluate(
     verdict: Level = "quick",
     repair_seconds: float | None = None,
     twin: Encoder | None = None,
+    surrogates: Mapping[str, Encoder] | None = None,
+    clusters: int | Literal["auto"] | None = None,
+    inference: Inference = "kmeans",
+    poison: float = 0.1,
     seed: int = 0,
     precision: Precision = "fp32",
     device: str = "auto",
@@ -163,6 +168,13 @@ def evaluate(
         queries. The records then hold ``REPAIRED recall@1`` on a sample of the queries.
     twin
         An undefended encoder of the same kind, which some checks need.
+    surrogates
+        Other encoders of the same images, by name. Suites on clusters attack by transfer from them, from the
+        twin and from the members of an ensemble (A8); the checks of any suite look at them.
+    clusters, inference, poison
+        Of suites on clusters; see :class:`~holdfast.runs.Clusters`. The gallery are the references that
+        are clustered, by default the images themselves; without labels ``clusters`` is needed and only
+        ``flip`` is measured.
     seed
         Of every random choice.
     precision
@@ -207,6 +219,8 @@ def evaluate(
         raise InvalidArgument("out", "the folder that all shards share", None)
     x, y, class_names, called = _images(images, labels, dataset, size)
     chosen = _suite(suite, y is not None)
+    asked_for = Clusters(count=clusters, inference=inference, poison=poison)
+    asked_for.check(chosen)
     plain = isinstance(encoder, nn.Module) and not normalize
     model = encoder if plain else adapt(encoder, normalize=normalize)
     place = pick_device(device)
@@ -220,10 +234,21 @@ def evaluate(
     if y is None and rows is not None:
         rows_y = torch.full((len(rows),), -1)
     own = None if self_index is None else torch.as_tensor(self_index)
+    if chosen.clusters and own is not None:
+        raise InvalidArgument("self_index", "None for a suite on clusters", "an index")
+    task: RetrievalTask
     try:
-        task = retrieval_task(
-            model, x, every.to(place), distance, batch_size, gallery=rows, gallery_y=rows_y, self_index=own
-        )
+        if chosen.clusters:
+            references = (x, y) if rows is None else (rows, rows_y)
+            task = asked_for.task(
+                model, x, None if y is None else every.to(place), *references, distance=distance, seed=seed,
+                batch_size=batch_size,
+            )  # fmt: skip
+        else:
+            task = retrieval_task(
+                model, x, every.to(place), distance, batch_size,
+                gallery=rows, gallery_y=rows_y, self_index=own,
+            )  # fmt: skip
     except RuntimeError as error:  # of the user's encoder, on clean images
         if out_of_memory(error):
             raise
@@ -241,6 +266,8 @@ def evaluate(
             )
     asked = len(task)
     task = sample(task, queries, seed)
+    given = dict(surrogates or {})
+    material = ({} if twin is None else {"twin": twin}) | ({"surrogates": given} if given else {})
     plan = Plan(
         suite=chosen,
         search=search,
@@ -252,7 +279,7 @@ def evaluate(
         labelled=y is not None,
         chunk=chunk,
         share=Share(index=shard[0], count=shard[1], seconds=budget),
-        evidence={} if twin is None else {"twin": twin},
+        evidence=material,
     )
     settings = {
         "suite": chosen.name, "threat": to_plain(limit), "search": to_plain(search),
@@ -260,13 +287,23 @@ def evaluate(
         "data": _digest(_pixels(x), task.y, _pixels(rows), task.gallery.y, task.self_index),
         "encoder": _digest(task.z, task.gallery.z),
     }  # fmt: skip
+    others = other_encoders(model, twin, given)
+    if isinstance(task, ClusterTask):
+        settings |= asked_for.settings(chosen, other_encoders(None, twin, given))
+        settings["references"] = _references(task)
+        if others and task.references is None:
+            others = {}
+            notes.append("No attack by transfer (A8): references without images cannot be seen by others.")
     shared = {"run": name, "dataset": called, "protocol": "closed", "encoder": name, "defense": ""}
     folder = None if out is None else Path(out)
-    found = read_back(folder, settings, plan) or measure(
-        task, plan, shared, settings, folder,
-        gallery_images=x if rows is None else rows if getattr(rows, "ndim", 4) == 4 else None,
-        class_names=class_names, on_chunk=on_chunk,
-    )  # fmt: skip
+    found = read_back(folder, settings, plan)
+    if found is None:
+        plan = asked_for.complete(plan, task, others, y if rows is None else rows_y)
+        found = measure(
+            task, plan, shared, settings, folder,
+            gallery_images=x if rows is None else rows if getattr(rows, "ndim", 4) == 4 else None,
+            class_names=class_names, on_chunk=on_chunk,
+        )  # fmt: skip
     covered = max((r["n"] for r in found.records if r["attack"] != "none"), default=len(task))
     if covered < len(task):
         notes.append(f"The budget of {budget:g} s ended: {covered} of {len(task)} queries are covered.")
@@ -323,7 +360,12 @@ def _suite(suite: str | Suite | None, labelled: bool) -> Suite:
     name = suite or ("ers" if labelled else "unlabelled")
     if name not in SUITES:
         raise UnknownName("suite", name, SUITES)
-    if not labelled and any("recall@1" in entry.higher_is_robust for entry in SUITES[name].entries):
+    needs_labels = not SUITES[name].clusters
+    if (
+        not labelled
+        and needs_labels
+        and any("recall@1" in entry.higher_is_robust for entry in SUITES[name].entries)
+    ):
         raise InvalidArgument("suite", "'unlabelled' for images without labels", name)
     return SUITES[name]
 
@@ -349,6 +391,8 @@ def _threat(norm: str, eps: float) -> Any:
 
 def _check(task: RetrievalTask, suite: Suite, labelled: bool) -> None:
     """Refuse what would make figures without meaning."""
+    if isinstance(task, ClusterTask):  # looked at when the clusters were found
+        return
     others = len(task.gallery.z) - int(bool((task.self_index >= 0).any()))
     needed = max((getattr(entry.attack, "within", 1) for entry in suite.entries), default=1)
     if others <= needed:
@@ -384,6 +428,14 @@ def _pixels(images: Any) -> Tensor | bytes:
     if isinstance(images, LazyImages):
         return images.listing()
     return images if isinstance(images, Tensor) and images.ndim == 4 else b""
+
+
+def _references(task: ClusterTask) -> str:
+    """Return what tells the clusters and the references behind them from others."""
+    parts = [task.truth, task.gallery.z]
+    parts += [] if task.names is None else list(task.names)
+    parts += [] if task.images is None else [task.images.gallery.z, task.images.gallery.y]
+    return _digest(*parts, *([] if task.member_of is None else [task.member_of]))
 
 
 def _digest(*parts: Tensor | bytes) -> str:

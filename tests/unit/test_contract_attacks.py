@@ -69,8 +69,8 @@ def aimed(name: str, task: RetrievalTask, seed: int = 0) -> Any:
 
 
 def plain(suite: Suite) -> list[Entry]:
-    """The entries that are attacks; composites of attacks, which run themselves, have tests of their own."""
-    return [entry for entry in suite.entries if not hasattr(entry.attack, "run")]
+    """The entries that attack retrieval; composites, which run themselves, and clusters have their own tests."""
+    return [entry for entry in suite.entries if not hasattr(entry.attack, "run") and not suite.clusters]
 
 
 def fitted(name: str, settings: dict[str, dict[str, Any]] = FITTED) -> Any:

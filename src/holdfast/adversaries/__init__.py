@@ -10,11 +10,13 @@ from .collapse import Collapse
 from .combine import Alternate, Ramp, at_moment
 from .decoupled import AnchorPerturbation, CandidatePerturbation
 from .hardness import Fixed, Gradual, HardnessManipulation, Mined, MixedBoundary
+from .logits import CrossEntropyClimb, DivergenceClimb
 from .loss_climb import LossClimb
 from .minmax import MinMax
 from .shift import Shift
 
 # AnchoredCollapse is not listed: its gain changes by chance from step to step, so "it rises" cannot be asked.
+# Nor are CrossEntropyClimb and DivergenceClimb: they need a loss with proxies.
 ADVERSARIES: Mapping[str, Adversary[Any]] = {
     "shift": Shift(),
     "collapse": Collapse(),
@@ -34,6 +36,8 @@ __all__ = [
     "BodyCollapse",
     "CandidatePerturbation",
     "Collapse",
+    "CrossEntropyClimb",
+    "DivergenceClimb",
     "Fixed",
     "Gradual",
     "HardnessManipulation",

@@ -1,16 +1,19 @@
-"""Evaluation attacks: target, gain, measure; the table maps published names to values."""
+"""Evaluation attacks: target, gain, measure; the tables map published names to values."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from ..types import Attack, RetrievalTask
+from ..functional.distance import Euclidean
+from ..types import Attack, ClusterTask, RetrievalTask
 from .candidate import CandidateAttack
+from .cluster import CentroidRepel, HardLabel, OnClusters, ProxyGain, SoftAssignment, cluster_measures
 from .keep import PreservingQueryAttack
 from .lists import ListMismatch
 from .margin import CentroidGain, FirstPlaceMargin, RankMargin, TargetedNeighbour, TripletGain
 from .match import GreedyMismatch, GreedyTopTranslocation, LearningToMismatch, TargetedMismatch
 from .order import OrderAttack
 from .places import hits
+from .poison import GalleryPoisoning, Poisoning, PoisonTask, Refits, poison
 from .query import QueryAttack
 from .run import Outcome, run
 from .shift import EmbeddingShift
@@ -38,24 +41,50 @@ ATTACKS: Mapping[str, Attack[RetrievalTask, Any]] = {
     "LIST": ListMismatch(),
 }
 
+CLUSTER_ATTACKS: Mapping[str, Attack[ClusterTask, Any]] = {
+    "A1": OnClusters(RankMargin()),
+    "A2": SoftAssignment(),
+    "A3.1": OnClusters(TargetedNeighbour(j=1)),
+    "A3.2": OnClusters(TargetedNeighbour(j=2)),
+    "A3.3": OnClusters(TargetedNeighbour(j=3)),
+    "A4": CentroidRepel(),
+    "A5": OnClusters(EmbeddingShift(), distance=Euclidean()),
+    "A6": ProxyGain(),
+    "A7-label": HardLabel(),
+    "G1": GalleryPoisoning(),
+}
+"""Attacks on clustering-based inference; G1, on references, is carried out by :func:`poison`."""
+
 __all__ = [
     "ATTACKS",
+    "CLUSTER_ATTACKS",
     "CandidateAttack",
     "CentroidGain",
+    "CentroidRepel",
     "EmbeddingShift",
     "FirstPlaceMargin",
+    "GalleryPoisoning",
     "GreedyMismatch",
     "GreedyTopTranslocation",
+    "HardLabel",
     "LearningToMismatch",
     "ListMismatch",
+    "OnClusters",
     "OrderAttack",
     "Outcome",
+    "PoisonTask",
+    "Poisoning",
     "PreservingQueryAttack",
+    "ProxyGain",
     "QueryAttack",
     "RankMargin",
+    "Refits",
+    "SoftAssignment",
     "TargetedMismatch",
     "TargetedNeighbour",
     "TripletGain",
+    "cluster_measures",
     "hits",
+    "poison",
     "run",
 ]

@@ -36,7 +36,8 @@ def lipschitz_constant(encoder: nn.Module) -> float:
     ----------
     encoder
         A module that can prove its own constant by a method ``lipschitz_constant``, such as those of
-        :class:`holdfast.encoders.LipschitzEncoder`.
+        :class:`holdfast.encoders.LipschitzEncoder`; or a joint embedding ``M^(-1/2) [z_1; ...; z_M]`` of such
+        members, whose embeddings are not divided by their lengths.
 
     Raises
     ------
@@ -44,14 +45,75 @@ def lipschitz_constant(encoder: nn.Module) -> float:
         For any other encoder, and if its weights are not finite. A product of spectral norms would be a
         valid constant of some of them, but so large that it certifies nothing; give your own number to
         :class:`LipschitzCertifier` if you have a proof.
+
+    Notes
+    -----
+    The squared change of a joint embedding is the mean of its members' squared changes, so its constant is
+    ``sqrt(mean_m L_m^2)``: at most 1 where theirs are.
     """
-    prove = getattr(encoder, "lipschitz_constant", None)
-    if prove is None:
-        raise InvalidArgument("encoder", "one with a proven Lipschitz constant", type(encoder).__name__)
     values = [*encoder.parameters(), *encoder.buffers()] if isinstance(encoder, nn.Module) else []
     if not all(bool(v.isfinite().all()) for v in values):
         raise InvalidArgument("encoder", "finite weights", "NaN or infinity")
-    return float(prove())
+    if (prove := getattr(encoder, "lipschitz_constant", None)) is not None:
+        return float(prove())
+    if not (members := _members(encoder)):
+        raise InvalidArgument("encoder", "one with a proven Lipschitz constant", type(encoder).__name__)
+    return _quadratic_mean([lipschitz_constant(member) for member in members])
+
+
+def rounding_error(encoder: nn.Module, dtype: torch.dtype = torch.float64) -> float:
+    """Return a proven bound of the norm by which rounding moves an embedding of pixels in [0, 1].
+
+    Parameters
+    ----------
+    encoder
+        A module with a method ``rounding_error``, or a joint embedding of such members, as in
+        :func:`lipschitz_constant`.
+    dtype
+        Precision of weights and images.
+
+    Raises
+    ------
+    InvalidArgument
+        For any other encoder.
+
+    Notes
+    -----
+    A joint embedding adds the rounding of its division by sqrt(M), at most four units in the last place of
+    its length, which is at most that of the embedding of the black image plus L times that of the white one.
+    """
+    if (prove := getattr(encoder, "rounding_error", None)) is not None:
+        return float(prove(dtype))
+    if not (members := _members(encoder)):
+        raise InvalidArgument("encoder", "one with a proven rounding error", type(encoder).__name__)
+    whole: Any = encoder
+    place = next(encoder.parameters()).device
+    black = embed_as(encoder, torch.zeros(1, *whole.shape, device=place), torch.float64)
+    longest = float(norms(black)) * (1 + 1e-9) + lipschitz_constant(encoder) * math.sqrt(
+        math.prod(whole.shape)
+    )
+    parts = _quadratic_mean([rounding_error(member, dtype) for member in members])
+    exact = _quadratic_mean([rounding_error(member, torch.float64) for member in members])
+    return parts + 2 * torch.finfo(dtype).eps * (longest + exact + parts) * (1 + 1e-9)
+
+
+def is_proven(encoder: Any) -> bool:
+    """Return whether an encoder has a proven Lipschitz constant and a proven rounding error."""
+    own = all(hasattr(encoder, name) for name in ("lipschitz_constant", "rounding_error"))
+    return own or bool(_members(encoder))
+
+
+def _members(encoder: Any) -> list[nn.Module]:
+    """Return the members of a joint embedding if all of them are proven and none is normalised."""
+    if not (hasattr(encoder, "member") and hasattr(encoder, "split")) or getattr(encoder, "normalize", True):
+        return []
+    members = [encoder.member(number) for number in range(len(encoder))]
+    return members if all(is_proven(member) for member in members) else []
+
+
+def _quadratic_mean(values: list[float]) -> float:
+    """Return sqrt(mean of squares), rounded up."""
+    return math.sqrt(math.fsum(v * v for v in values) / len(values)) * (1 + 8 * EPS)
 
 
 def certify_lipschitz(
@@ -93,9 +155,7 @@ def certify_lipschitz(
         ``answer`` is the gallery row of the query's class that holds its place longest.
     """
     constant = lipschitz_constant(encoder)
-    error = getattr(encoder, "rounding_error", None)
-    if error is None:
-        raise InvalidArgument("encoder", "one with a proven rounding error", type(encoder).__name__)
+    slack = rounding_error(encoder, torch.float64) + rounding_error(encoder, dtype)
     if gallery is None and (gallery_y is not None or self_index is not None):
         raise InvalidArgument("gallery", "a gallery beside gallery_y and self_index", None)
     if gallery is not None and gallery_y is None:
@@ -107,7 +167,7 @@ def certify_lipschitz(
     else:
         stored = embed_as(encoder, gallery, dtype, batch_size)
     # The stored gallery is what it is; the query is computed twice, here and, perturbed, by the system.
-    certifier = LipschitzCertifier(constant=constant, slack=error(torch.float64) + error(dtype), chunk=chunk)
+    certifier = LipschitzCertifier(constant=constant, slack=slack, chunk=chunk)
     labels = y if gallery_y is None else gallery_y
     return certifier.recall(z, y.to(z.device), stored, labels.to(z.device), k=k, self_index=self_index)
 

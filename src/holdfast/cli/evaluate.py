@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -20,6 +20,7 @@ from ..runs import STEPS, default_search, evaluate_run, open_run
 from ..scorecard import evaluate
 from ..search import Precision
 from ..threat import THREATS
+from .clusters import cluster_tables
 from .options import seconds, use_threads
 from .output import judged, live, print_json, print_table, print_text, say, score_table
 
@@ -46,6 +47,9 @@ def evaluate_command(
     full: Annotated[bool, typer.Option("--full", help="The same as --check full.")] = False,
     repair: Annotated[str | None, typer.Option(help="Time to mend what the checks find: 60s, 5m.")] = None,
     twin: Annotated[Path | None, typer.Option(help="Run without a defense, which some checks need.")] = None,
+    clusters: Annotated[str | None, typer.Option(help="Number of clusters, or auto; else classes.")] = None,
+    inference: Annotated[str, typer.Option(help="Clusters: kmeans, spherical or prototype.")] = "kmeans",
+    poison: Annotated[float, typer.Option(help="Share of references that suite poisoning changes.")] = 0.1,
     jobs: Annotated[int, typer.Option(help="Processes that share the queries.")] = 1,
     shard: Annotated[str | None, typer.Option(help="Compute part I/N only, into the shared folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for MODULE:FACTORY.")] = None,
@@ -66,7 +70,8 @@ def evaluate_command(
     common: dict[str, Any] = {
         "seed": seed, "verdict": level, "queries": queries, "precision": cast(Precision, precision),
         "device": device, "repair_seconds": None if repair is None else seconds(repair),
-        "twin": None if twin is None else open_run(twin).encoder(),
+        "twin": None if twin is None else open_run(twin).encoder(), "clusters": _clusters(clusters),
+        "inference": inference, "poison": poison,
     }  # fmt: skip
     own = ":" in what and not Path(what).exists()
     folder = Path(what) if not own else out or Path("runs") / what.replace(":", "-").replace(".", "-")
@@ -91,7 +96,9 @@ def evaluate_command(
     elif not records:
         print_text(f"part {shard} is done; next: the same command without --shard")
     else:
-        print_table(score_table(records, f"{what}: {_strength(records)}"))
+        title = f"{what}: {_strength(records)}"
+        for table in cluster_tables(records, title) or [score_table(records, title)]:
+            print_table(table)
         for line in judged(records):
             print_text(line)
         print_text(f"records: {folder / 'records.jsonl'}; next: holdfast report {folder}")
@@ -106,6 +113,16 @@ def _own(what: str, images: Path | None, share: Share, **settings: Any) -> list[
     for note in card.notes:
         say(note)
     return list(card.records)
+
+
+def _clusters(text: str | None) -> int | Literal["auto"] | None:
+    if text is None:
+        return None
+    if text == "auto":
+        return "auto"
+    if not text.isdigit():
+        raise InvalidArgument("clusters", "an integer >= 2, or auto", text)
+    return int(text)
 
 
 def _threat(threat: Any, norm: str | None, eps: str | None) -> Any:

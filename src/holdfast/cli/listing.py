@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from ..adversaries import ADVERSARIES
-from ..attacks import ATTACKS
+from ..attacks import ATTACKS, CLUSTER_ATTACKS
 from ..config import flatten, to_plain
 from ..data import DATASETS
 from ..encoders import ENCODERS
@@ -25,7 +25,7 @@ from .output import print_json, print_table
 
 TABLES: Mapping[str, Callable[[], Mapping[str, Any]]] = {
     "defenses": lambda: {name: recipe(name).defense for name in RECIPES},
-    "attacks": lambda: ATTACKS,
+    "attacks": lambda: {**ATTACKS, **CLUSTER_ATTACKS},
     "suites": lambda: SUITES,
     "losses": lambda: LOSSES,
     "miners": lambda: MINERS,

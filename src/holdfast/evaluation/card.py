@@ -7,11 +7,12 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from torch import Tensor
 
 from ..attacks import Outcome, hits
 from ..errors import InvalidArgument
@@ -21,7 +22,16 @@ from ..results.record import UNCHECKED, Record
 from ..rng import stream
 from ..search import Precision
 from ..threat import L2Threat, LinfThreat
-from ..types import Images, RetrievalTask, Search
+from ..types import ClusterTask, Images, RetrievalTask, Search
+from .clusters import (
+    evaluate_clusters,
+    farthest,
+    measurable,
+    of_labelled,
+    set_scores,
+    write_clusters,
+    write_members,
+)
 from .exhibit import write_exhibits
 from .resistance import resistance
 from .retrieval import CUTS, evaluate_retrieval
@@ -29,6 +39,7 @@ from .score import score
 from .smallest import robustness_curve
 from .stats import Estimate, estimate
 from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite
+from .union import UNION, union
 from .verdict import Examination, Repaired, Verdict, conduct, repair
 
 Level = Literal["off", "quick", "full"]
@@ -52,7 +63,8 @@ class Plan:
         How the evaluation is checked: ``"off"``, ``"quick"`` or ``"full"``.
     repair_seconds
         Time for mending what failed (:func:`~holdfast.evaluation.verdict.repair`); ``None`` mends nothing.
-        What comes out is recorded as ``REPAIRED recall@1``, on the sample that the checks looked at.
+        What comes out is recorded as ``REPAIRED recall@1`` (of clusters ``flip``), on the sample that the
+        checks looked at.
     labelled
         Whether labels mean anything; without them only measures that need none are taken.
     chunk
@@ -116,14 +128,17 @@ def measure(
     Parameters
     ----------
     task, plan
-        What is evaluated and how.
+        What is evaluated and how. Of a :class:`~holdfast.types.ClusterTask` the records also hold the scores
+        of :func:`~holdfast.evaluation.clusters.set_scores`, clean, under each attack and under their union;
+        without class labels only what needs none.
     shared
         Fields that all records have: run, dataset, encoder, defense, ...
     settings
         Plain data that, hashed, tells this evaluation from all others.
     folder
-        Gets ``records.jsonl``, ``evaluations/`` (per-query values, verdict) and ``exhibits/``. Measured there
-        before, :func:`read_back` gives the records; begun there before, finished chunks are not repeated.
+        Gets ``records.jsonl``, ``evaluations/`` (per-query values, verdict, clusters) and ``exhibits/``.
+        Measured there before, :func:`read_back` gives the records; begun there before, finished chunks are
+        not repeated.
     gallery_images
         For the exhibits; ``None`` writes none.
     class_names
@@ -135,6 +150,10 @@ def measure(
     path, store = (folder and folder / "records.jsonl"), (folder and folder / "evaluations" / fingerprint)
     if store is not None:
         write_json(store / "settings.json", settings)
+    if isinstance(task, ClusterTask):
+        plan = replace(plan, suite=measurable(plan.suite, task))
+        if store is not None:
+            write_clusters(store, task)
     results = run_suite(
         task, plan.suite, plan.search, plan.threat,
         seed=plan.seed, chunk=plan.chunk, precision=plan.precision, folder=store, on_chunk=on_chunk,
@@ -145,12 +164,12 @@ def measure(
     covered = results[0].rows if results else None
     part = task if covered is None else task.rows(covered.to(task.z.device))
     start = time.perf_counter()
-    cuts = [k for k in CUTS if k < len(task.gallery.z)]
-    benign = evaluate_retrieval(part, cuts, seed=plan.seed) if plan.labelled else {}
+    benign = _benign(part, plan)
     spent = time.perf_counter() - start
     verdict, repaired = None, None
     ball = isinstance(plan.threat, LinfThreat | L2Threat) and plan.threat.eps > 0
-    if plan.level != "off" and plan.labelled and plan.suite.entries and ball:
+    able = plan.labelled or isinstance(task, ClusterTask)  # which cluster was its own, every query knows
+    if plan.level != "off" and able and plan.suite.entries and ball:
         examination = Examination(
             task=part, results=results, search=plan.search, threat=plan.threat, seed=plan.seed,
             level=cast(Any, plan.level), **plan.evidence,
@@ -162,10 +181,12 @@ def measure(
     about["verdict"] = UNCHECKED if verdict is None else verdict.word
     about["failed"] = () if verdict is None else verdict.failed
     records = [_record(about, "none", "clean", m, e, seconds=spent) for m, e in benign.items()]
-    records += _attacked(plan, results, about)
+    records += _attacked(plan, results, about, part)
     if repaired is not None:
         records.append(_repaired(plan, repaired, part, about))
     if folder is not None:
+        if isinstance(part, ClusterTask) and store is not None and results and covered is None:
+            write_members(store, part, farthest(part, results))
         if verdict is not None and store is not None:
             write_json(store / VERDICT, verdict.to_plain())
         if repaired is not None and store is not None:
@@ -200,13 +221,19 @@ def _strength(plan: Plan) -> dict[str, Any]:
 def _repaired(plan: Plan, found: Repaired, task: RetrievalTask, about: Mapping[str, Any]) -> Record:
     """Return Recall@1 under the mended attacks; queries that are wrong when clean count as they are.
 
-    Steps and their length are those that the evaluation began with: the record stands beside its others.
+    Of clusters it is the flip rate. Steps and their length are those that the evaluation began with: the
+    record stands beside its others.
     """
     right = float(hits(task.z, task).mean())
     held = estimate((~found.success).double(), plan.seed)
     scaled = Estimate(held.value * right, held.low * right, held.high * right, held.n)
     seen = {**about, "verdict": found.verdict.word, "failed": found.verdict.failed, **_strength(plan)}
-    return _record(seen, "REPAIRED", "attacked", "recall@1", scaled, seconds=found.seconds)
+    metric, higher = "recall@1", True
+    if isinstance(task, ClusterTask):
+        metric, higher = "flip", False
+        scaled = Estimate(1 - scaled.value, 1 - scaled.high, 1 - scaled.low, scaled.n)
+    more = {"higher_is_robust": higher, "seconds": found.seconds}
+    return _record(seen, "REPAIRED", "attacked", metric, scaled, **more)
 
 
 def read_back(folder: Path | None, settings: Mapping[str, Any], plan: Plan) -> Measured | None:
@@ -235,32 +262,56 @@ def _fingerprint(settings: Mapping[str, Any], plan: Plan) -> str:
     return hashlib.sha256(json.dumps({**settings, **mixed}, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _attacked(plan: Plan, results: Sequence[EntryResult], about: Mapping[str, Any]) -> list[Record]:
+def _benign(part: RetrievalTask, plan: Plan) -> dict[str, Estimate]:
+    """Return what is known of the clean queries."""
+    if isinstance(part, ClusterTask):
+        return evaluate_clusters(part, plan.seed)
+    cuts = [k for k in CUTS if k < len(part.gallery.z)]
+    return evaluate_retrieval(part, cuts, seed=plan.seed) if plan.labelled else {}
+
+
+def _attacked(
+    plan: Plan, results: Sequence[EntryResult], about: Mapping[str, Any], part: RetrievalTask
+) -> list[Record]:
     at = {**about, **_strength(plan)}
     records = []
+
+    def measured(label: str, state: str, metric: str, values: Tensor, higher: bool, seconds: float) -> None:
+        if isinstance(part, ClusterTask):
+            values = of_labelled(values, metric, part)
+        e = estimate(values, plan.seed)
+        records.append(_record(at, label, state, metric, e, higher_is_robust=higher, seconds=seconds))
+
     for entry, outcome, seconds, _ in results:
         for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):
             for metric, higher in entry.higher_is_robust.items():
-                e = estimate(measures[metric], plan.seed)
-                records.append(
-                    _record(at, entry.label, state, metric, e, higher_is_robust=higher, seconds=seconds)
-                )
+                measured(entry.label, state, metric, measures[metric], higher, seconds)
         if "radius" in outcome.attacked:
             points, median = robustness_curve(outcome, plan.threat.eps)
             for radius, e in points[:-1]:  # the last stands there already
                 records.append(_record({**at, "eps": radius}, entry.label, "attacked", "recall@1", e))
             if math.isfinite(median.value) and math.isfinite(median.high):
                 records.append(_record(at, entry.label, "attacked", "median radius", median))
+        if isinstance(part, ClusterTask) and getattr(entry.attack, "moves_queries", True):
+            found = set_scores(outcome.z, part, plan.seed)
+            records += [_record(at, entry.label, "attacked", m, e, seconds=seconds) for m, e in found.items()]
+    whole = sum(result.seconds for result in results)
+    for state, values in zip(("clean", "attacked"), union(plan.suite, results), strict=True):
+        for metric, v in values.items():
+            measured(UNION, state, metric, v, plan.suite.union[metric], whole)
+    if isinstance(part, ClusterTask) and plan.suite.union and results:
+        found = set_scores(farthest(part, results), part, plan.seed)
+        records += [_record(at, UNION, "attacked", m, e, seconds=whole) for m, e in found.items()]
     if not plan.suite.items:
         return records
-    overall = {**at, "seconds": sum(result.seconds for result in results)}
-    for name, found in (
+    overall = {**at, "seconds": whole}
+    for name, scored in (
         ("ers", score(plan.suite, results, plan.seed)),
         ("resistance", resistance(plan.suite, results, plan.seed)),
     ):
-        records.append(_record(overall, "all", "attacked", name, found.total))
+        records.append(_record(overall, "all", "attacked", name, scored.total))
         records += [
-            _record(overall, "all", "attacked", f"{item} of {name}", e) for item, e in found.items.items()
+            _record(overall, "all", "attacked", f"{item} of {name}", e) for item, e in scored.items.items()
         ]
     return records
 
@@ -273,10 +324,19 @@ def _exhibit(
     results: Sequence[EntryResult],
     class_names: Sequence[str],
 ) -> None:
+    shown = task
+    if isinstance(task, ClusterTask):  # people look at images, of which a centroid is none
+        if task.images is None:
+            return
+        shown = task.images
+
     def again(entry: Entry, part: RetrievalTask) -> Outcome:
+        if shown is not task:
+            order = task.index.argsort()
+            part = task.rows(order[torch.searchsorted(task.index[order], part.index)].to(task.z.device))
         return attack_again(part, entry, plan.search, plan.threat, seed=plan.seed, precision=plan.precision)
 
-    write_exhibits(folder, task, images, results, plan.threat, class_names, again=again)
+    write_exhibits(folder, shown, images, results, plan.threat, class_names, again=again)
 
 
 def _record(

@@ -1,17 +1,19 @@
-"""Embed images in one pass, and set up queries against a gallery."""
+"""Embed images in one pass, set up queries against a gallery, and see clusters through other encoders."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import DataError, InvalidArgument
 from ..functional.distance import Euclidean
 from ..functional.ranking import chunks
 from ..search.modes import frozen
-from ..types import Encoder, Gallery, Images, PairwiseDistance, RetrievalTask
+from ..types import ClusterTask, Encoder, Gallery, Images, PairwiseDistance, RetrievalTask
 
 
 def embed(encoder: Encoder, x: Images, batch_size: int = 256) -> Tensor:
@@ -130,3 +132,90 @@ def _places(self_index: Tensor | None, n: int, m: int) -> Tensor:
     if m < 1 + int((places >= 0).any()):
         raise DataError(f"gallery: need at least one row besides the query, got {m}")
     return places
+
+
+def cluster_means(z: Tensor, member_of: Tensor, k: int, spherical: bool = False) -> Tensor:
+    """Return the mean embedding of each cluster: (m, e), (m,) -> (k, e), summed in float64.
+
+    Parameters
+    ----------
+    z, member_of
+        Embeddings and the cluster of each, 0 to k - 1.
+    k
+        Number of clusters.
+    spherical
+        Divide every mean by its length; a mean of 0 stays 0.
+
+    Raises
+    ------
+    DataError
+        If a cluster has no member, or the numbers do not fit.
+    """
+    if member_of.shape != (len(z),):
+        raise DataError(f"clusters: need one for each of {len(z)} references, got {tuple(member_of.shape)}")
+    member = member_of.to(z.device).long()
+    if int(member.min()) < 0 or int(member.max()) >= k:
+        span = f"{int(member.min())} to {int(member.max())}"
+        raise DataError(f"clusters: need numbers from 0 to {k - 1}, got {span}")
+    counts = torch.bincount(member, minlength=k)
+    if bool((counts == 0).any()):
+        empty = torch.nonzero(counts == 0).squeeze(1)[:5].tolist()
+        raise DataError(f"clusters: need a reference in each, got none in {empty}")
+    sums = z.new_zeros(k, z.shape[1], dtype=torch.float64).index_add_(0, member, z.double())
+    means = sums / counts[:, None]
+    return (F.normalize(means, dim=1) if spherical else means).to(z.dtype)
+
+
+def seen_by(task: ClusterTask, encoder: Encoder, batch_size: int = 256) -> Tensor:
+    """Return the centroids of the same clusters in the space of another encoder.
+
+    Parameters
+    ----------
+    task
+        With references and the cluster of each; the clusters stay those of the task.
+    encoder
+        (n, c, h, w) in [0, 1] -> (n, e').
+    batch_size
+        Images at a time.
+
+    Returns
+    -------
+    Tensor
+        (K, e'): mean embeddings of the references of each cluster, of length 1 where the task is spherical.
+
+    Raises
+    ------
+    InvalidArgument
+        If the task has no references.
+    DataError
+        If a cluster has none.
+    """
+    if task.references is None or task.member_of is None:
+        raise InvalidArgument("references", "the images behind the centroids, and their clusters", None)
+    z = embed(encoder, task.references, batch_size)
+    return cluster_means(z, task.member_of, len(task.gallery.z), task.spherical)
+
+
+def under_clusters(
+    task: ClusterTask, encoder: Encoder, batch_size: int = 256, *, centroids: Tensor | None = None
+) -> ClusterTask:
+    """Return a task as another encoder sees it: its embeddings of the queries, among its own centroids.
+
+    The clusters, and which of them is a query's own, stay those of the task: under another encoder a query
+    need not be nearest to its own centroid. ``images``, embeddings of the former encoder, are left out.
+
+    Parameters
+    ----------
+    task, encoder, batch_size
+        See :func:`seen_by`.
+    centroids
+        What :func:`seen_by` returned before; by default it is called.
+    """
+    seen = seen_by(task, encoder, batch_size) if centroids is None else centroids
+    return replace(
+        task,
+        encoder=encoder,
+        z=embed(encoder, task.x, batch_size),
+        gallery=Gallery(seen, task.gallery.y, task.gallery.ids),
+        images=None,
+    )

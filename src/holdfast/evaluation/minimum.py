@@ -25,9 +25,10 @@ class MinimumNorm:
     Attributes
     ----------
     radius
-        (n,) float64, in input units: the size of the smallest change found that breaks the query, 0 where it
-        is wrong when clean, infinity where nothing up to ``eps`` broke it. An upper bound of the true
-        smallest change, as a point of that size was seen to break the query; no certificate.
+        (n,) float64, in input units: the size of the smallest change found that breaks the query (takes it
+        out of its cluster), 0 where it is wrong when clean, infinity where nothing up to ``eps`` broke it. An
+        upper bound of the true smallest change, as a point of that size was seen to break the query; no
+        certificate.
     x
         (n, c, h, w) the broken points; the clean input where the radius is 0 or infinite.
     norm
@@ -82,7 +83,7 @@ def minimum_norm(
     Parameters
     ----------
     task
-        Queries and clean gallery.
+        Queries and clean gallery, or clusters.
     attack
         What is climbed and measured; ``None`` is :class:`~holdfast.attacks.margin.RankMargin` with ``k=1``. A
         gain that says nothing about the border where the measure turns 0 (minus the distance to one chosen
@@ -98,7 +99,8 @@ def minimum_norm(
     search_steps
         Steps of each search of the second stage, >= 0.
     metric
-        Measure of the attack, 1 for a query that holds and 0 for a broken one.
+        Measure of the attack, 1 for a query that holds and 0 for a broken one; ``"flip"`` is the other way
+        round.
     seed, label
         Name the random streams of the targets, together with each query's own number.
     chunk
@@ -213,7 +215,7 @@ class _Hunt:
         value = measured[self.metric]
         if not bool(((value == 0) | (value == 1)).all()):
             raise InvalidArgument("metric", "a measure of zeros and ones", self.metric)
-        return value == 1
+        return value == (0 if self.metric == "flip" else 1)
 
 
 def _smaller(best: Tensor, radius: Tensor, x: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,21 +1,36 @@
-"""Certify the queries of a retrieval task: at once by a Lipschitz constant, one by one by sampling."""
+"""Certify the queries of a retrieval task: at once by a Lipschitz constant, one by one by sampling.
+
+A cluster task is certified in the same ways, with its centroids as gallery: its certificates say that a query
+stays in its own cluster, and those of :func:`by_class` that the name of its cluster stays right.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ..certify import Certificate, Smoothing, certify_lipschitz, certify_recall, certify_votes
+from ..certify import (
+    Certificate,
+    LipschitzCertifier,
+    Smoothing,
+    certify_lipschitz,
+    certify_recall,
+    certify_votes,
+    lipschitz_constant,
+)
+from ..certify.lipschitz import embed_as, is_proven, rounding_error
 from ..errors import InvalidArgument, UnknownName
-from ..functional.distance import Euclidean, SquaredEuclidean
+from ..functional.distance import Cosine, Euclidean, SquaredEuclidean
 from ..functional.ranking import without_self
 from ..search import frozen
-from ..types import Encoder, PairwiseDistance, RetrievalTask
+from ..types import ClusterNames, ClusterTask, Encoder, Gallery, PairwiseDistance, RetrievalTask
 from .certified import read_certificate, write_certificate
 
 Way = Literal["lipschitz", "smoothing", "votes"]
@@ -24,10 +39,13 @@ KEEP_EVERY = 5.0
 """Seconds between savings of what is certified so far."""
 
 
-def proves(encoder: Encoder, distance: PairwiseDistance) -> bool:
-    """Return whether :func:`certify_task` can certify: the constant is proven, the distance Euclidean."""
-    known = all(hasattr(encoder, name) for name in ("lipschitz_constant", "rounding_error"))
-    return known and isinstance(distance, Euclidean | SquaredEuclidean)
+def proves(encoder: Encoder, distance: PairwiseDistance, *, clusters: bool = False) -> bool:
+    """Return whether :func:`certify_task` can certify: the constant is proven, the distance Euclidean.
+
+    ``clusters`` tells that the task is one of clusters; these may be compared by the cosine as well.
+    """
+    allowed = (Euclidean, SquaredEuclidean, Cosine) if clusters else (Euclidean, SquaredEuclidean)
+    return is_proven(encoder) and isinstance(distance, allowed)
 
 
 def choose_way(by: str, encoder: Encoder, distance: PairwiseDistance, k: int = 1) -> Way:
@@ -69,7 +87,8 @@ def certify_task(task: RetrievalTask, part: RetrievalTask | None = None, *, k: i
     Parameters
     ----------
     task
-        Whose queries are the gallery, row by row.
+        Whose queries are the gallery, row by row; or a task of clusters, whose centroids are taken as they
+        are: with ``k = 1`` what is certified is that no other centroid comes as near as the query's own.
     part
         Some of its queries; by default all.
     k
@@ -82,11 +101,69 @@ def certify_task(task: RetrievalTask, part: RetrievalTask | None = None, *, k: i
     """
     asked: Any = task if part is None else part
     encoder: Any = task.encoder
+    if isinstance(asked, ClusterTask):
+        return _among_centroids(asked, k)
     found = certify_lipschitz(
         encoder, asked.x, asked.y, gallery=task.x, gallery_y=task.gallery.y, self_index=asked.self_index, k=k,
         dtype=torch.float32,
     )  # fmt: skip
     return found.cpu()
+
+
+def _among_centroids(task: ClusterTask, k: int) -> Certificate:
+    """Certify queries among centroids, see :func:`certify_task`.
+
+    The nearest by cosine is the nearest to the centroids divided by their lengths: of the query only the
+    direction counts, so that its length needs no bound.
+    """
+    encoder: Any = task.encoder
+    centroids = task.gallery.z.double()
+    if isinstance(task.distance, Cosine):
+        centroids = F.normalize(centroids, dim=1)
+    elif not isinstance(task.distance, Euclidean | SquaredEuclidean):
+        raise InvalidArgument("distance", "Euclidean, its square, or cosine", task.distance)
+    slack = rounding_error(encoder, torch.float64) + rounding_error(encoder, torch.float32)
+    certifier = LipschitzCertifier(constant=lipschitz_constant(encoder), slack=slack)
+    z = embed_as(encoder, task.x, torch.float64)
+    return certifier.recall(z, task.y.to(z.device), centroids, task.gallery.y.to(z.device), k=k).cpu()
+
+
+Naming = Literal["hungarian", "majority"]
+
+
+def by_class(task: ClusterTask, naming: Naming = "hungarian") -> ClusterTask:
+    """Return a task in which a query is right when its cluster bears the name of its class.
+
+    Labels of centroids are the names of the clusters, those of queries their classes, so that Recall@1,
+    attacks on it and its certificates are those of the accuracy of clustering-based inference. A query of
+    unknown class, or one of whose class no cluster bears the name, is never right.
+
+    Parameters
+    ----------
+    task
+        With ``names``.
+    naming
+        ``"hungarian"``, one-to-one; or ``"majority"``, where a query may pass between clusters of one name.
+
+    Raises
+    ------
+    InvalidArgument
+        If the clusters have no names.
+    UnknownName
+        For another naming.
+    """
+    if naming not in ClusterNames._fields:
+        raise UnknownName("naming", naming, ClusterNames._fields)
+    if task.names is None:
+        raise InvalidArgument("names", "a task whose clusters have names", None)
+    names: Tensor = getattr(task.names, naming).to(task.gallery.y.device)
+    truth = task.truth.to(task.y.device)
+    gallery = Gallery(task.gallery.z, names, task.gallery.ids)
+    return replace(task, y=torch.where(truth < 0, _UNKNOWN, truth), gallery=gallery)
+
+
+_UNKNOWN = -2
+"""Label of queries of unknown class: that of no cluster, not even of one without a name (-1)."""
 
 
 def first_label(query: RetrievalTask) -> Callable[[Tensor], Tensor]:

@@ -11,7 +11,7 @@ import torch
 from ..attacks import Outcome, hits
 from ..errors import InvalidArgument
 from ..search import Precision
-from ..types import RetrievalTask, Search, Threat
+from ..types import ClusterTask, RetrievalTask, Search, Threat
 from .curve import curve, median_radius
 from .minimum import minimum_norm
 from .stats import Estimate
@@ -19,7 +19,7 @@ from .stats import Estimate
 
 @dataclass(frozen=True, kw_only=True)
 class SmallestChange:
-    """Search for the smallest change that makes a query's first result wrong.
+    """Search for the smallest change that makes a query's first result wrong, or takes it out of its cluster.
 
     The radius of the threat is the largest that is tried. The search of the evaluation lends its number of
     steps; its step length is not used.
@@ -49,7 +49,8 @@ class SmallestChange:
         -------
         Outcome
             ``recall@1`` before and after, and ``radius``, the size of the smallest change found: 0 where the
-            query is wrong when clean, infinite where none was found.
+            query is wrong when clean, infinite where none was found. For clusters ``recall@1`` is about the
+            nearest centroid, and ``flip`` is one minus it.
         """
         if precision != "fp32":
             raise InvalidArgument("precision", "'fp32' for the smallest change", precision)
@@ -68,12 +69,12 @@ class SmallestChange:
             z = task.encoder(found.x)
         clean = hits(task.z, task, 1)
         radius = found.radius.to(task.z.device)
-        return Outcome(
-            x=found.x,
-            z=z,
-            clean={"recall@1": clean, "radius": torch.zeros_like(radius)},
-            attacked={"recall@1": (radius > threat.eps).to(clean), "radius": radius},
-        )
+        before = {"recall@1": clean, "radius": torch.zeros_like(radius)}
+        after = {"recall@1": (radius > threat.eps).to(clean), "radius": radius}
+        if isinstance(task, ClusterTask):
+            for measures in (before, after):
+                measures["flip"] = 1 - measures["recall@1"]
+        return Outcome(x=found.x, z=z, clean=before, attacked=after)
 
 
 class CurvePoint(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +20,7 @@ from ..files import read_arrays, write_arrays
 from ..functional.ranking import chunks
 from ..rng import stream
 from ..search import Precision
-from ..types import RetrievalTask, Search, Threat
+from ..types import ClusterTask, RetrievalTask, Search, Threat
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +47,45 @@ class Entry:
     attack: Any
     higher_is_robust: Mapping[str, bool]
     fewer_steps: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithSearch:
+    """An attack of a suite that is not run with the suite's search as it is.
+
+    Attributes
+    ----------
+    attack
+        Target, gain, measure.
+    search
+        What searches instead; ``None`` keeps the suite's.
+    random_start
+        Begin at a random point of the threat where the search can: needed where the gain is flat at the
+        clean input, as a squared shift is.
+    """
+
+    attack: Any
+    search: Search | None = None
+    random_start: bool = False
+
+    def run(
+        self,
+        task: RetrievalTask,
+        search: Search,
+        threat: Threat,
+        *,
+        seed: int = 0,
+        label: str = "attack",
+        precision: Precision = "fp32",
+    ) -> Outcome:
+        """Attack every query at once; see :func:`holdfast.attacks.run`."""
+        used: Any = self.search or search
+        if self.random_start and hasattr(used, "random_start"):
+            used = replace(used, random_start=True)
+        return run(
+            task, self.attack, used, threat,
+            seed=seed, label=label, batch_size=len(task), precision=precision,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,12 +128,20 @@ class Suite:
     batch_means
         ``None``, or the published habit: means over batches of this many queries, then the mean of those, so
         that a short last batch weighs more.
+    union
+        Measures whose per-query worst case over all entries is reported too, as attack ``UNION``, and for
+        each whether a high value means a robust encoder; see :func:`~holdfast.evaluation.union`.
+    clusters
+        Whether queries are looked up among centroids: the task has to be a
+        :class:`~holdfast.types.ClusterTask`.
     """
 
     name: str
     entries: tuple[Entry, ...]
     items: tuple[Item, ...] = ()
     batch_means: int | None = None
+    union: Mapping[str, bool] = field(default_factory=dict)
+    clusters: bool = False
 
 
 class EntryResult(NamedTuple):
@@ -183,6 +230,8 @@ def run_suite(
     """
     if chunk < 1:
         raise InvalidArgument("chunk", "an integer >= 1", chunk)
+    if suite.clusters and not isinstance(task, ClusterTask):
+        raise InvalidArgument("task", f"a ClusterTask for suite {suite.name}", type(task).__name__)
     share = share or Share()
     if keep_images is None:
         keep_images = len(task) * task.x[:1].numel() * 4 <= KEEP_BYTES

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..attacks import ATTACKS, EmbeddingShift, GreedyMismatch, LearningToMismatch
+from ..attacks import ATTACKS, CLUSTER_ATTACKS, EmbeddingShift, GreedyMismatch, LearningToMismatch
+from ..search import Square
 from ..types import Attack, RetrievalTask
+from .cluster_worst import FLAT_AT_CLEAN, WHITE_BOX, HardLabelQueries, cluster_worst_case
 from .smallest import SmallestChange
-from .suite import Entry, Item, Suite
+from .suite import Entry, Item, Suite, WithSearch
 from .worst_case import worst_case
 
 UP, DOWN = {"rank": True}, {"rank": False}
 ES = {"recall@1": True, "shift": False}
 RECALL = {"recall@1": True}
+OF_CLUSTERS = {"flip": False, "accuracy": True, "majority": True, "recall@1": True, "map@r": True}
 
 
 def _entries(**other: Attack[RetrievalTask, Any]) -> tuple[Entry, ...]:
@@ -67,6 +70,16 @@ def _unlabelled() -> tuple[Entry, ...]:
     return (*kept, shift, first)
 
 
+def _on_clusters(queries: int) -> tuple[Entry, ...]:
+    """Return A1 to A7; the two without gradient have so many queries."""
+    margin, hard = CLUSTER_ATTACKS["A1"], CLUSTER_ATTACKS["A7-label"]
+    attacks: dict[str, Any] = {name: CLUSTER_ATTACKS[name] for name in WHITE_BOX}
+    attacks |= {name: WithSearch(attack=attacks[name], random_start=True) for name in FLAT_AT_CLEAN}
+    attacks["A7"] = WithSearch(attack=margin, search=Square(queries=queries, stop_at=0.0))
+    attacks["A7-label"] = WithSearch(attack=hard, search=HardLabelQueries(queries=queries))
+    return tuple(Entry(label=k, attack=v, higher_is_robust=OF_CLUSTERS) for k, v in attacks.items())
+
+
 SUITES: Mapping[str, Suite] = {
     "benign": Suite(name="benign", entries=()),
     "core": Suite(
@@ -94,6 +107,15 @@ SUITES: Mapping[str, Suite] = {
         entries=(Entry(label="MIN", attack=SmallestChange(), higher_is_robust=RECALL),),
     ),
     "unlabelled": Suite(name="unlabelled", entries=_unlabelled()),
+    "clustering": Suite(
+        name="clustering", entries=_on_clusters(queries=500), union=OF_CLUSTERS, clusters=True
+    ),
+    "clustering-worst": Suite(
+        name="clustering-worst",
+        entries=(Entry(label="WORST", attack=cluster_worst_case(), higher_is_robust=OF_CLUSTERS),),
+        clusters=True,
+    ),
+    "poisoning": Suite(name="poisoning", entries=(), clusters=True),
 }
 """Suites by name.
 
@@ -105,4 +127,14 @@ the two never stand in one table. ``worst-case`` gives the share of queries that
 diverse set breaks (:func:`~holdfast.evaluation.worst_case.worst_case`), for Recall@1 and ``@4``.
 ``minimum-norm`` searches the smallest change for each query and gives the whole curve over the radius.
 ``unlabelled`` holds what can be measured without labels; ``FIRST retain@1`` is one minus the flip rate.
+
+The last three are about clustering-based inference, our own design; they need a
+:class:`~holdfast.types.ClusterTask`. ``clustering`` runs A1 to A7 on every query and gives their union;
+``clustering-worst`` is the staged worst case of
+:func:`~holdfast.evaluation.cluster_worst.cluster_worst_case` alone. Both get A8 where there are other
+encoders (:func:`~holdfast.evaluation.cluster_transfer.with_transfer`). ``flip`` is the share of queries that
+left their cluster. ``accuracy`` is the share that is assigned to the cluster of its class by one-to-one
+names; in the union a query counts only if it is right when clean and under every attack, which with
+one-to-one names is the same as right when clean and never flipped. ``poisoning`` changes references instead
+of queries; its entries are made by :func:`~holdfast.evaluation.cluster_poison.poisoning`.
 """

@@ -35,7 +35,8 @@ class Stage:
     label
         Its name, which also names the random streams.
     attack
-        Target and gain.
+        Target and gain; or a composite that has a method ``run``, as in
+        :class:`~holdfast.evaluation.Entry`.
     search
         ``None`` takes the search of the evaluation.
     """
@@ -100,10 +101,12 @@ class WorstCase:
             if not len(alive):
                 break
             rows = task.rows(alive)
-            outcome = run(
-                rows, part.attack, part.search or search, threat,
-                seed=seed, label=part.label, batch_size=len(alive), precision=precision,
-            )  # fmt: skip
+            how: dict[str, Any] = {"seed": seed, "label": part.label, "precision": precision}
+            if hasattr(part.attack, "run"):
+                outcome = part.attack.run(rows, part.search or search, threat, **how)
+            else:
+                how["batch_size"] = len(alive)
+                outcome = run(rows, part.attack, part.search or search, threat, **how)
             broken = hits(outcome.z, rows, self.k) == 0
             value = margin.gain(outcome.z, None, rows)
             closer = broken | (value > best[alive])

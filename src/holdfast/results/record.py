@@ -2,6 +2,9 @@
 
 Shares (``recall@k``, ``map``, ``map@r``, ``nmi``, ``rank``) are fractions in [0, 1], never percent; scores
 whose name ends in ``ers`` or ``ars`` are in [0, 100]; distances (``shift``) are in units of the distance.
+Of clusters ``flip``, ``accuracy``, ``majority``, ``purity`` and ``nmi`` are fractions, ``ami`` and ``ari``
+are corrected for chance and may be below 0; a name that ends in ``-t`` is of queries that were clustered
+anew, and its ``ci`` is the mean minus and plus the standard deviation over the seeds of k-means.
 Files only grow: measuring again appends, and :func:`latest` says which line counts.
 """
 
@@ -19,7 +22,9 @@ from ..errors import CorruptFile, InvalidArgument, RunError
 from ..files import append_lines, read_lines
 
 SCHEMA = 1
-_SHARE = re.compile(r"(recall|precision|retain)@\d+|map|map@(r|\d+)|nmi|rank")
+_SHARE = re.compile(
+    r"(recall|precision|retain)@\d+|map|map@(r|\d+)|rank|flip( from .+)?|majority|(nmi|purity|accuracy)(-t)?"
+)
 
 
 class Record(TypedDict):
@@ -133,8 +138,8 @@ def make(
     run
         Name of the run folder.
     metric, value
-        ``"recall@1"``, ``"recall@2"``, ``"map"``, ``"map@r"``, ``"nmi"``, ``"rank"`` as fractions in [0, 1];
-        ``"shift"`` as a distance.
+        ``"recall@1"``, ``"recall@2"``, ``"map"``, ``"map@r"``, ``"nmi"``, ``"rank"``, ``"flip"``,
+        ``"accuracy"``, ``"purity"`` as fractions in [0, 1]; ``"shift"`` as a distance.
     n
         Number of queries, >= 1.
     ci

@@ -7,6 +7,7 @@ from .gradient import NES, SPSA, Autograd
 from .modes import frozen
 from .pgd import PGD
 from .precision import LowPrecision, Precision, in_precision
+from .rays import RayS
 from .square import Square
 from .transfer import Transfer
 
@@ -20,6 +21,7 @@ __all__ = [
     "Counted",
     "LowPrecision",
     "Precision",
+    "RayS",
     "Square",
     "Transfer",
     "frozen",

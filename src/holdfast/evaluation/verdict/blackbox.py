@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...attacks import hits
+from ...attacks import HardLabel, hits
 from ...functional.ranking import without_self
 from ...rng import Randomness, normal
 from ...search import Square
 from ...search.rules import unit_length
-from ...types import RetrievalTask
+from ...types import RetrievalTask, Search
+from ..cluster_worst import HardLabelQueries
 from .compare import LEVEL, beats, share
 from .examination import Examination
 from .finding import Finding
@@ -100,15 +101,17 @@ class ListOnly:
 
 
 def top_k_only(e: Examination) -> Finding:
-    """R18: Square on the list alone."""
-    return _adds(e, "R18", "list", ListOnly())
+    """R18: Square on the list alone; among clusters rays or squares on the number of the cluster alone."""
+    if e.clusters is None:
+        return _adds(e, "R18", "list", ListOnly())
+    return _adds(e, "R18", "label", HardLabel(), HardLabelQueries(queries=e.effort.calls))
 
 
-def _adds(e: Examination, name: str, label: str, attack: Any) -> Finding:
+def _adds(e: Examination, name: str, label: str, attack: Any, search: Search | None = None) -> Finding:
     left = missed(e)
     if not len(left):
         return found(name, "pass", 0.0, "the attack missed no query")
-    search = Square(queries=e.effort.calls, stop_at=0.0)
+    search = search or Square(queries=e.effort.calls, stop_at=0.0)
     hit = e.strike(e.part.rows(left), label, search=search, attack=attack)
     value = e.added(label, left, hit.success)
     detail = (
@@ -119,11 +122,14 @@ def _adds(e: Examination, name: str, label: str, attack: Any) -> Finding:
 
 
 def transfer(e: Examination) -> Finding:
-    """R19: the primary attack on other models, measured on this one."""
+    """R19: the primary attack on other models, measured on this one.
+
+    An ensemble's own members are among them.
+    """
     models = dict(e.surrogates)
     if e.twin is not None:
         models = {"twin": e.twin, **models}
-    models |= {f"member {number + 1}": member for number, member in enumerate(e.members)}
+    models |= {f"member {number + 1}": member for number, member in enumerate(e.parts)}
     if not models:
         return skipped("R19", "hand in twin (the undefended one) or surrogates")
     worst, told = "pass", []

@@ -48,7 +48,7 @@ def against_attack(e: Examination) -> Finding:
 
 
 def below_attacks(e: Examination) -> Finding:
-    """R27: the curve of certified recall@1, against the clean one and against every attack that was run."""
+    """R27: the curve of the certified score, against the clean one and against every attack that was run."""
     if e.certificate is None:
         return skipped("R27", NEEDED)
     radius, correct = _of_sample(e, e.certificate)
@@ -69,7 +69,7 @@ def below_attacks(e: Examination) -> Finding:
         r = reached[entry.label] = float(_lengths(outcome.x[at], e.part.x).max())
         excess = max(excess, share(correct & (radius >= r)) - empirical[entry.label])
     detail = (
-        f"certified recall@1 {percent(certified)} at radius {reach:.3g}; lowest under attack "
+        f"certified {e.words.score} {percent(certified)} at radius {reach:.3g}; lowest under attack "
         f"{percent(empirical[lowest])} ({lowest})"
     )
     good = excess <= slack and unsure <= slack

@@ -16,13 +16,13 @@ from .texts import at_most, found, percent, skipped
 
 
 def index_in_the_loop(e: Examination) -> Finding:
-    """R29: recall@1 under attack by exact search and by the deployed index."""
+    """R29: the score under attack by exact search and by the deployed index, of images or of centroids."""
     if e.index is None:
         return skipped("R29", "hand in index, the deployed search: (n, e), k -> (n, k) gallery rows")
     exact = ~e.primary.success
     deployed = _first_right(e, e.primary.z, e.part)
     value = abs(share(deployed) - share(exact))
-    detail = f"recall@1 under attack: exact {percent(share(exact))}, index {percent(share(deployed))}"
+    detail = f"{e.words.score} under attack: exact {percent(share(exact))}, index {percent(share(deployed))}"
     return found("R29", at_most(value, 0.01, 0.03), value, detail)
 
 

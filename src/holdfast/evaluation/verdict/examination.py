@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ...attacks import RankMargin, hits
 from ...certify import Certificate
-from ...errors import InvalidArgument
+from ...errors import DataError, InvalidArgument
 from ...functional.ranking import chunks
 from ...rng import RowStreams, stream
 from ...search import Precision, in_precision
-from ...types import Attack, Encoder, Gallery, Images, RetrievalTask, Search, Threat, rows_of
-from ..embed import embed
+from ...types import Attack, ClusterTask, Encoder, Gallery, Images, RetrievalTask, Search, Threat, rows_of
+from ..cluster_transfer import members_of
+from ..embed import embed, seen_by
 from ..suite import EntryResult
 from .compare import share
 from .material import (
@@ -35,6 +36,7 @@ from .material import (
     join,
 )
 from .searches import takes_start
+from .texts import CLUSTERS, GALLERY, Words
 
 BATCH = 128
 
@@ -43,17 +45,22 @@ BATCH = 128
 class Examination:
     """A task with its results, seen by the checks.
 
+    In a :class:`~holdfast.types.ClusterTask` the gallery are the centroids of frozen clusters: a query is
+    right as long as it is strictly nearest to its own. Other encoders see the same clusters through the
+    references of the task. The score that is examined is the worst case over the attacks of the suite, query
+    by query, not that of the primary attack alone.
+
     Attributes
     ----------
     task
-        Queries and clean gallery.
+        Queries and clean gallery, or clusters.
     results
         What a suite did on the same task; may be empty, or cover some of the queries.
     search, threat
         Of the evaluation.
     attack
         The primary attack: what all searches are compared on. Success is always that a query is not right any
-        more, ties against the defense.
+        more (has left its cluster), ties against the defense.
     level
         ``"quick"`` or ``"full"``.
     seed
@@ -80,15 +87,16 @@ class Examination:
     surrogates
         Other models to transfer from: an adversarially trained twin, members.
     members
-        Encoders of which this one is the ensemble.
+        Encoders of which this one is the ensemble; by default those that an ensemble itself has.
     index
-        The deployed search: (n, e) and k -> (n, k) gallery rows, nearest first.
+        The deployed search: (n, e) and k -> (n, k) gallery rows (or numbers of centroids), nearest first.
     certificate
         Certified radii.
     claim
         A claimed difference, for its spread over seeds.
     train_x, train_y
-        Images and labels of training; labels only where they should not occur in the test.
+        Images and labels of training; labels only where they should not occur in the test. For clusters the
+        labels of the test are ``task.truth``.
     found
         Every success that was seen on the sample, by name; the checks add to it.
     """
@@ -184,8 +192,16 @@ class Examination:
 
     @cached_property
     def chance(self) -> float:
-        """Recall@1 of a random order of the gallery."""
+        """Share of queries that a random answer would leave right.
+
+        Of a gallery: Recall@1 of a random order. Of clusters: the share of queries that stay in their cluster
+        when all are dealt out anew to clusters of the same sizes, the sum of the squared shares of the
+        clusters among the queries; 1 / K where they are equally large.
+        """
         y, gallery = self.task.y, self.task.gallery
+        if self.clusters is not None:
+            sizes = torch.bincount(self.clusters.cluster_of).double() / len(y)
+            return float(sizes.square().sum())
         counts = Counter(gallery.y.tolist())
         own = torch.tensor([counts[label] for label in y.tolist()], dtype=torch.float64)
         inside = (self.task.self_index >= 0).double().cpu()
@@ -193,9 +209,26 @@ class Examination:
 
     # --- material ---------------------------------------------------------------------------------------
 
+    @property
+    def clusters(self) -> ClusterTask | None:
+        """The task, where queries are looked up among centroids."""
+        return self.task if isinstance(self.task, ClusterTask) else None
+
+    @property
+    def words(self) -> Words:
+        """What a score and a success are called."""
+        return CLUSTERS if self.clusters is not None else GALLERY
+
+    @cached_property
+    def parts(self) -> tuple[Encoder, ...]:
+        """The members that were handed in, or those that the encoder itself has."""
+        return tuple(self.members or members_of(self.task.encoder))
+
     @cached_property
     def gallery_images(self) -> Images:
         """Images of the gallery, row by row."""
+        if self.clusters is not None:
+            raise Unavailable("the gallery are centroids, of which there are no images")
         if self.gallery_x is not None:
             return self.gallery_x
         at = torch.full((len(self.task.gallery.z),), -1, dtype=torch.int64, device=self.device)
@@ -205,18 +238,48 @@ class Examination:
             raise Unavailable("hand in gallery_x, the images of the gallery")
         return self.task.x if torch.equal(at, torch.arange(len(at), device=at.device)) else self.task.x[at]
 
+    @property
+    def references(self) -> tuple[Images, Tensor]:
+        """Images behind the centroids, and the cluster of each."""
+        task = self.clusters
+        if task is None or task.references is None or task.member_of is None:
+            raise Unavailable("the task has no references, the images behind the centroids")
+        return task.references, task.member_of.to(self.device)
+
     def under(self, encoder: Encoder, part: RetrievalTask) -> RetrievalTask:
-        """Return queries as another encoder sees them and the gallery."""
-        z = embed(encoder, self.gallery_images)
+        """Return queries as another encoder sees them and the gallery, or the same clusters.
+
+        The queries' right answers stay what they are: under another encoder they need not be right.
+        """
+        z = self._seen.get(id(encoder), (encoder, None))[1]
+        if z is None:
+            if self.clusters is None:
+                z = embed(encoder, self.gallery_images)
+            else:
+                _ = self.references
+                try:
+                    z = seen_by(self.clusters, encoder)
+                except DataError as reason:  # a cluster without references
+                    raise Unavailable(str(reason)) from reason
+            self._seen[id(encoder)] = encoder, z
         gallery = Gallery(z, self.task.gallery.y, self.task.gallery.ids)
-        return replace(part, encoder=encoder, z=embed(encoder, part.x), gallery=gallery)
+        seen = replace(part, encoder=encoder, z=embed(encoder, part.x), gallery=gallery)
+        return replace(seen, images=None) if isinstance(seen, ClusterTask) else seen
+
+    @cached_property
+    def _seen(self) -> dict[int, tuple[Encoder, Tensor]]:
+        """Galleries of other encoders; the encoders are kept so that their ids stay theirs."""
+        return {}
 
     def near(self, part: RetrievalTask) -> Threat:
         """Return the threat of some queries of the task."""
-        order = self.task.index.argsort()
-        places = order[torch.searchsorted(self.task.index[order], part.index)]
-        near: Threat = rows_of(self.threat, places)
+        near: Threat = rows_of(self.threat, self.places(part))
         return near
+
+    def places(self, part: RetrievalTask) -> Tensor:
+        """Return which rows of the task some of its queries are, by their numbers: (k,)."""
+        order = self.task.index.argsort()
+        return order[torch.searchsorted(self.task.index[order], part.index)]
 
     def late(self) -> bool:
         """Whether the time is used up."""
@@ -320,9 +383,17 @@ class Examination:
         return torch.stack(seen).any(0)
 
     @property
+    def joined(self) -> bool:
+        """Whether the score counts more than the primary attack."""
+        return self.union or (self.clusters is not None and bool(self.results))
+
+    @property
     def scored(self) -> Tensor:
         """(n,) bool: the successes that the score counts."""
-        return self.everything if self.union else self.primary.success
+        if self.union:
+            return self.everything
+        suite = self.stored.values() if self.joined else ()
+        return torch.stack([self.primary.success, *suite]).any(0)
 
     def added(self, name: str, missed: Tensor, success: Tensor) -> float:
         """Note successes on the missed queries of the sample; return how much they add, a share of it."""

@@ -79,7 +79,7 @@ class Attacked(NamedTuple):
     gain
         (n,) what was climbed.
     success
-        (n,) bool: the query is not right any more.
+        (n,) bool: the query is not right any more, or has left its cluster.
     trace
         (n, calls) the gain at every iterate, or ``None`` where it was not watched.
     ever

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ...attacks import ATTACKS, hits
+from ...attacks import ATTACKS, CLUSTER_ATTACKS, hits
 from ...functional.ranking import chunks
 from ...rng import Randomness
 from ...search import Autograd
@@ -24,40 +24,48 @@ from .texts import at_least, at_most, found, percent, skipped
 
 OBJECTIVES = ("ES", "TARGET1", "TRIPLET", "CENTROID")
 TARGETED = ("TARGET1", "GTM")
+ON_CLUSTERS = ("A2", "A3.1", "A4", "A5", "A6")
+TARGETED_ON_CLUSTERS = ("A3.1",)
 
 
 def diversity(e: Examination) -> Finding:
     """R20: the best single objective against the union of all that were run."""
     seen: dict[str, Tensor] = {"primary": e.primary.success, **e.stored}
     if e.level == "full":
-        for name in OBJECTIVES:
+        for name in OBJECTIVES if e.clusters is None else ON_CLUSTERS:
             if name not in seen:
-                seen[name] = e.strike(e.part, name, attack=ATTACKS[name]).success
-                e.found[f"objective {name}"] = seen[name]
+                seen[name] = _climb(e, name)
     if len(seen) < 2:
         return skipped("R20", "hand in the results of a suite, or use level full")
     union = torch.stack(list(seen.values())).any(0)
     best = max(seen, key=lambda name: share(seen[name]))
-    value = share(e.scored | union) - share(seen[best] if not e.union else e.scored)
+    value = share(e.scored | union) - share(e.scored if e.joined else seen[best])
     detail = (
         f"{best} alone breaks {percent(share(seen[best]))}, all {len(seen)} together {percent(share(union))}"
     )
-    if e.union:
+    if e.joined:
         detail += "; the union is the score"
     return found("R20", at_most(value, 0.01, 0.03), value, detail)
 
 
+def _climb(e: Examination, name: str) -> Tensor:
+    """Return the success of the search with another objective, by its name in the tables."""
+    attack: Any = ATTACKS[name] if e.clusters is None else CLUSTER_ATTACKS[name]
+    success = e.found[f"objective {name}"] = e.strike(e.part, name, attack=attack).success
+    return success
+
+
 def untargeted(e: Examination) -> Finding:
     """R35: the untargeted primary attack against a targeted one."""
-    name = next((name for name in TARGETED if name in e.stored), None)
+    targeted = TARGETED if e.clusters is None else TARGETED_ON_CLUSTERS
+    name = next((name for name in targeted if name in e.stored), None)
     if name is not None:
         aimed = e.stored[name]
     elif e.level == "full":
-        name = TARGETED[0]
-        aimed = e.strike(e.part, name, attack=ATTACKS[name]).success
-        e.found[f"objective {name}"] = aimed
+        name = targeted[0]
+        aimed = _climb(e, name)
     else:
-        return skipped("R35", "hand in a suite with GTM or TARGET1, or use level full")
+        return skipped("R35", f"hand in a suite with {' or '.join(targeted)}, or use level full")
     p = beats(aimed, e.scored)
     free, bound = percent(share(e.scored)), percent(share(aimed))
     detail = f"untargeted breaks {free}, targeted ({name}) {bound} (p = {p:.2g})"
@@ -110,11 +118,11 @@ class SummedUnitGradients:
 
 def ensemble(e: Examination) -> Finding:
     """R28: the joint embedding against every member, and against the sum of unit gradients."""
-    if len(e.members) < 2:
+    if len(e.parts) < 2:
         return skipped("R28", "hand in members, the encoders of the ensemble")
     joint = e.primary.success
     rivals: dict[str, Tensor] = {}
-    seen = [e.under(member, e.part) for member in e.members]
+    seen = [e.under(member, e.part) for member in e.parts]
     for number, part in enumerate(seen):
         rivals[f"member {number + 1}"] = e.broken(e.strike(part, f"member {number}").x, e.part)
     if hasattr(e.search, "gradient"):

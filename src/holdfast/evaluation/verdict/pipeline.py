@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...attacks import hits
+from ...errors import DataError
 from ...functional.ranking import chunks
 from ...rng import choose
 from ...search import frozen
 from ...types import Gallery, RetrievalTask
-from ..embed import embed
+from ..embed import cluster_means, embed
 from .compare import share, tolerance
 from .examination import BATCH, Examination
 from .finding import Finding, Status
@@ -55,7 +56,7 @@ def no_op(e: Examination) -> Finding:
         margin = float((hit.gain - e.attack.gain(part.z, target, part)).mean().abs())
     detail = (
         f"images change by {moved:.2g}, margins by {margin:.2g} on average, and {percent(lost)} of the right "
-        "queries are wrong without a change"
+        f"queries {e.words.lost} without a change"
     )
     limit = 0.0 if e.passes == 1 else tolerance(lost, len(part))
     close = margin <= CLOSE or e.passes > 1
@@ -115,8 +116,14 @@ def violation(e: Examination, x: Tensor, part: RetrievalTask) -> Tensor:
 
 
 def oracle_swap(e: Examination) -> Finding:
-    """R15: a query replaced by an image of another class must count as broken."""
+    """R15: a query replaced by an image of another class must count as broken.
+
+    Among clusters: replaced by a reference of another cluster it must count as broken and be given that
+    cluster; see :func:`clear_references`.
+    """
     part = e.few
+    if e.clusters is not None:
+        return _cluster_swap(e, part)
     other = e.task.y[None, :] != part.y[:, None]
     other &= (e.task.self_index >= 0)[None, :]
     if bool(other.any(1).all()):
@@ -133,6 +140,55 @@ def oracle_swap(e: Examination) -> Finding:
         f"{percent(value)} of {len(part)} queries count as broken once replaced by {what} of another class"
     )
     return found("R15", "pass" if value == 1 else "fail", value, detail)
+
+
+def _cluster_swap(e: Examination, part: RetrievalTask) -> Finding:
+    z, member = clear_references(e)
+    other = member[None, :] != part.y[:, None]
+    able = other.any(1)
+    if not bool(able.any()):
+        raise Unavailable("no reference of another cluster lies clearly in its own")
+    part, other = part.rows(able), other[able]
+    rows = choose(other, e.streams("swap", part))[:, 0]
+    swapped, double = z[rows].double(), _double(part)
+    given = hits(swapped, replace(double, y=member[rows])) > 0
+    value = share(given & (hits(swapped, double) == 0))
+    detail = (
+        f"{percent(value)} of {len(part)} queries count as broken, and get the right cluster, once replaced "
+        "by a reference of another one"
+    )
+    return found("R15", "pass" if value == 1 else "fail", value, detail)
+
+
+def clear_references(e: Examination) -> tuple[Tensor, Tensor]:
+    """Return embeddings of the references that lie clearly in their own clusters, and these: (r, e), (r,).
+
+    The clusters are looked for anew, at the means of what the encoder makes of their references now: a
+    reference lies clearly in its own when it is nearer to that mean than to all others, by more than the
+    median of all references for which this is so. Class means as centroids leave some references in other
+    clusters; centroids of another encoder or pipeline put all of them elsewhere, which is what R15 is after.
+    """
+    task = e.clusters
+    images, member = e.references
+    assert task is not None
+    z = embed(e.decides, images, BATCH)
+    try:
+        means = cluster_means(z, member, len(task.gallery.z), task.spherical)
+    except DataError as reason:
+        raise Unavailable(str(reason)) from reason
+    if len(means) < 2:
+        raise Unavailable("there is a single cluster")
+    leads = []
+    for rows in chunks(len(z), 1024):
+        d = task.distance.matrix(z[rows].double(), means.double())
+        own = d.gather(1, member[rows, None])
+        rival = d.scatter(1, member[rows, None], torch.inf).amin(1)
+        leads.append(rival - own[:, 0])
+    lead = torch.cat(leads)
+    if not bool((lead > 0).any()):
+        raise Unavailable("no reference is nearest to the mean of its own cluster")
+    clear = lead >= lead[lead > 0].median()
+    return z[clear], member[clear]
 
 
 def _double(part: RetrievalTask) -> RetrievalTask:
@@ -154,12 +210,17 @@ def silent_success(e: Examination) -> Finding:
 
 
 def robust_at_most_clean(e: Examination) -> Finding:
-    """R25: no measure of the suite may look better under attack than on the same queries without."""
+    """R25: no measure of the suite may look better under attack than on the same queries without.
+
+    Measures that a task does not have are left out: of clusters without names, the accuracy.
+    """
     if not e.results:
         return skipped("R25", "hand in the results of a suite")
     worst, name, failed = -1.0, "", []
     for entry, outcome, *_ in e.results:
         for metric, higher in entry.higher_is_robust.items():
+            if metric not in outcome.attacked:
+                continue
             clean, attacked = outcome.clean[metric].double(), outcome.attacked[metric].double()
             better = (attacked - clean) * (1 if higher else -1)
             n, spread = len(better), float(better.std()) if len(better) > 1 else 0.0

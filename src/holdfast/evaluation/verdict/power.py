@@ -20,7 +20,7 @@ SEEDS, DRAWS = 3, 5
 
 
 def power(e: Examination) -> Finding:
-    """R32: the interval of recall@1 under the worst of the suite's attacks, or under the primary one."""
+    """R32: the interval of the score under the worst of the suite's attacks, or under the primary one."""
     if e.results and e.passes == 1:
         first = e.results[0]
         rows = torch.arange(len(e.task), device=e.device) if first.rows is None else first.rows.to(e.device)
@@ -34,7 +34,9 @@ def power(e: Examination) -> Finding:
         n = len(e.part)
         p = (1 - share(e.scored)) * share(e.right)
     value = half_width(p, n)
-    detail = f"recall@1 under the worst attack {percent(p)} of {n} queries, give or take {percent(value)}"
+    detail = (
+        f"{e.words.score} under the worst attack: {percent(p)} of {n} queries, give or take {percent(value)}"
+    )
     return found("R32", at_most(value, 0.02, 0.04), value, detail)
 
 

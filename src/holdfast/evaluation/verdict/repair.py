@@ -140,9 +140,12 @@ def _averaged(work: _Work) -> str:
     mean = MeanEmbedding(e.task.encoder, ENOUGH_PASSES)
     z, gallery = embed(mean, e.task.x, BATCH), e.task.gallery
     try:
-        images = e.gallery_images
-        known = z if images is e.task.x else embed(mean, images, BATCH)
-        gallery = Gallery(known, gallery.y, gallery.ids)
+        if e.clusters is not None:
+            gallery = e.under(mean, e.part).gallery
+        else:
+            images = e.gallery_images
+            known = z if images is e.task.x else embed(mean, images, BATCH)
+            gallery = Gallery(known, gallery.y, gallery.ids)
     except Unavailable:  # then the gallery stays that of one pass
         pass
     task = replace(e.task, z=z, gallery=gallery)

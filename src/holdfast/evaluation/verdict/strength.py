@@ -183,5 +183,5 @@ def large_budget(e: Examination) -> Finding:
     status = at_least(value, 0.99, 0.95)
     if 1 - value > e.chance + tolerance(e.chance, len(part)):
         status = "fail"
-        detail += f"; recall@1 stays above chance ({percent(e.chance)})"
+        detail += f"; {e.words.score} stays above chance ({percent(e.chance)})"
     return found("R14", status, value, detail)

@@ -17,6 +17,27 @@ class Text(NamedTuple):
     group: Word
 
 
+class Words(NamedTuple):
+    """What scores and successes are called.
+
+    Attributes
+    ----------
+    score
+        The share of queries that are right.
+    lost
+        What queries do that are not right any more.
+    another
+        What an image has to be of, so that it is not right in the place of the query.
+    """
+
+    score: str
+    lost: str
+    another: str
+
+
+GALLERY = Words("recall@1", "are wrong", "another class")
+CLUSTERS = Words("share in its own cluster", "have left their cluster", "another cluster")
+
 _BAD: Word = "INVALID"
 _HIGH: Word = "OVERESTIMATED"
 _THIN: Word = "UNDERPOWERED"
@@ -31,7 +52,7 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R2": Text(
         "no-op",
-        "with eps 0 nothing changes: images by at most 1e-6, recall@1 not at all, margins by 1e-4",
+        "with eps 0 nothing changes: images by at most 1e-6, margins by 1e-4, and no query is lost",
         "use one pipeline for clean and attacked images: normalisation, resizing, evaluation mode",
         _BAD,
     ),
@@ -110,7 +131,8 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R15": Text(
         "oracle swap",
-        "a gallery image of another class in place of the query always counts as a success",
+        "an image of another class (a reference of another cluster) in place of the query always counts as a "
+        "success, and gets that cluster",
         "correct the evaluation: it does not see a query that is already another image",
         _BAD,
     ),
@@ -128,7 +150,7 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R18": Text(
         "top-k only",
-        "an attack that sees nothing but the list adds at most 0.2 % (warn 1 %) of success",
+        "an attack that sees nothing but the list, or the cluster, adds at most 0.2 % (warn 1 %) of success",
         "count the union as the score; the gradients mislead",
         _HIGH,
     ),
@@ -165,7 +187,7 @@ TEXTS: Mapping[str, Text] = {
     "R24": Text(
         "collapse",
         "mean cosine below 0.9 (warn 0.97), effective rank at least 5 (warn 2), ties below 0.1 %, clean "
-        "recall@1 at least twice chance",
+        "recall@1 (of named clusters the accuracy) at least twice chance",
         "train the encoder to tell classes apart first; its robustness is that of a constant",
         "VACUOUS",
     ),
@@ -183,7 +205,7 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R27": Text(
         "certified at most empirical",
-        "certified recall@1 falls with the radius, from at most the clean one, and lies below recall@1 under "
+        "the certified score falls with the radius, from at most the clean one, and lies below that under "
         "every attack",
         "withdraw the certificate: it promises more than there is",
         _BAD,
@@ -197,7 +219,7 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R29": Text(
         "index in the loop",
-        "recall@1 under attack differs by at most 1 % (warn 3 %) between exact search and the index",
+        "the score under attack differs by at most 1 % (warn 3 %) between exact search and the index",
         "report exact search: the index hides neighbours from the attack",
         _HIGH,
     ),
@@ -215,7 +237,7 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R32": Text(
         "power",
-        "half-width of the 95 % interval of the robust recall@1 at most 2 % (warn 4 %)",
+        "half-width of the 95 % interval of the score under attack at most 2 % (warn 4 %)",
         "attack more queries",
         _THIN,
     ),
@@ -239,8 +261,8 @@ TEXTS: Mapping[str, Text] = {
     ),
     "R36": Text(
         "leakage",
-        "no label of training among the test labels, and no near-duplicate between queries and gallery or "
-        "training images (warn 0.1 %)",
+        "no label of training among the test labels, and no near-duplicate between queries and gallery, "
+        "references or training images (warn 0.1 %)",
         "remove the duplicates, and split by identity",
         _BAD,
     ),
