@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from . import adversaries, data, defenses, encoders, losses, miners, schedules, search
 from ._version import __version__
+from .clusters import Clusters, Inference
 from .config import allow, flatten, from_plain, to_plain
 from .encoders import Encoder
-from .errors import DataError, HoldfastError, InvalidArgument, RunError, UnknownName
-from .evaluation import SUITES, Share, Suite, retrieval_task
+from .errors import HoldfastError, RunError, UnknownName
+from .evaluation import SUITES, Share, retrieval_task
 from .evaluation.card import Level, Plan, measure, read_back, sample
-from .evaluation.cluster_poison import poisoning
-from .evaluation.cluster_transfer import digest, other_encoders, with_transfer
+from .evaluation.cluster_transfer import other_encoders
 from .evaluation.query_certificates import certify_task, proves
 from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
@@ -36,8 +35,8 @@ from .results.record import Record
 from .search import PGD, Precision
 from .threat import L2Threat, LinfThreat
 from .training import Adam, CollapseGuard, Run, pick_device, preflight, train
-from .types import ClusterTask, Images, PairwiseDistance, RetrievalTask
 from .types import Encoder as AnyEncoder
+from .types import RetrievalTask
 
 SCHEMA = 1
 REACH = 4.0
@@ -233,103 +232,6 @@ def record_fields(opened: RunFolder, protocol: str) -> dict[str, Any]:
     }
 
 
-Inference = Literal["kmeans", "spherical", "prototype"]
-INFERENCES: tuple[Inference, ...] = ("kmeans", "spherical", "prototype")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clusters:
-    """How the clusters of an evaluation are found, and which share of their references is poisoned.
-
-    Attributes
-    ----------
-    count
-        Number of clusters; ``"auto"`` chooses by silhouette, ``None`` takes the number of classes.
-    inference
-        ``"kmeans"``, ``"spherical"`` or ``"prototype"``; see :class:`~holdfast.inference.ClusterIndex`.
-    poison
-        Of suite ``poisoning``, in [0, 1].
-    """
-
-    count: int | Literal["auto"] | None = None
-    inference: Inference = "kmeans"
-    poison: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.inference not in INFERENCES:
-            raise UnknownName("inference", self.inference, INFERENCES)
-        whole = isinstance(self.count, int) and not isinstance(self.count, bool) and self.count >= 2
-        if not (self.count is None or self.count == "auto" or whole):
-            raise InvalidArgument("clusters", "an integer >= 2, 'auto' or None", self.count)
-        if not 0 <= self.poison <= 1:
-            raise InvalidArgument("poison", "a share in [0, 1]", self.poison)
-
-    def check(self, suite: Suite) -> None:
-        """Refuse settings that a suite does not read."""
-        if not suite.clusters and self != Clusters():
-            need = (
-                "a suite on clusters (clustering, clustering-worst, poisoning) beside clusters or inference"
-            )
-            raise InvalidArgument("suite", need, suite.name)
-
-    def settings(self, suite: Suite, others: Mapping[str, AnyEncoder]) -> dict[str, Any]:
-        """Return what decides numbers besides the references, as plain data; nothing for other suites."""
-        if not suite.clusters:
-            return {}
-        told: dict[str, Any] = {"clusters": self.count, "inference": self.inference}
-        if suite.entries:
-            told["surrogates"] = {name: digest(encoder) for name, encoder in others.items()}
-        else:
-            told["poison"] = self.poison
-        return told
-
-    def task(
-        self,
-        encoder: AnyEncoder,
-        x: Images,
-        truth: Tensor | None,
-        references: Images | Tensor,
-        reference_labels: Tensor | None,
-        *,
-        distance: PairwiseDistance | None = None,
-        seed: int = 0,
-        batch_size: int = 256,
-    ) -> ClusterTask:
-        """Return queries against the clusters of references; ``distance`` ranks images for Recall@1.
-
-        Raises
-        ------
-        InvalidArgument
-            If there are more clusters than references, or labels are missing that are asked for.
-        DataError
-            If there is a single cluster.
-        """
-        from .inference import ClusterIndex, cluster_task  # slow to import
-
-        index = ClusterIndex(self.count, inference=self.inference, random_state=seed)
-        task = cluster_task(
-            encoder, x, truth, references=references, reference_labels=reference_labels, index=index,
-            batch_size=batch_size,
-        )  # fmt: skip
-        if len(task.gallery.z) < 2:
-            raise DataError("clusters: need at least two, so that a query can leave its own, got 1")
-        if distance is None or task.images is None:
-            return task
-        return replace(task, images=replace(task.images, distance=distance))
-
-    def complete(self, plan: Plan, task: RetrievalTask, others: Mapping[str, AnyEncoder], y: Any) -> Plan:
-        """Return a plan whose suite on clusters has what depends on the task: A8, or poisoned references."""
-        if not isinstance(task, ClusterTask):
-            return plan
-        if plan.suite.entries:
-            return replace(plan, suite=with_transfer(plan.suite, task, others))
-        suite = poisoning(
-            plan.suite, task, plan.search, plan.threat,
-            share=self.poison, seed=plan.seed, reference_labels=y,
-        )  # fmt: skip
-        return replace(plan, suite=suite, level="off")  # nobody attacks a query: nothing to examine
-
-
 def evaluate_run(
     folder: str | Path | RunFolder,
     *,
@@ -383,8 +285,9 @@ def evaluate_run(
     repair_seconds
         Time for mending what the checks found too weak; see :class:`~holdfast.evaluation.card.Plan`.
     clusters, inference, poison
-        Of suites on clusters; see :class:`Clusters`. Clusters are those of the training images under a
-        closed protocol, and of the clean test images themselves where test classes are not trained on.
+        Of suites on clusters; see :class:`~holdfast.clusters.Clusters`. Clusters are those of the training
+        images under a closed protocol, and of the clean test images themselves where test classes are not
+        trained on.
     on_chunk
         Called with attack, queries done and queries in all.
 
@@ -441,15 +344,15 @@ def evaluate_run(
     if chosen.clusters:
         references = (split.train.x.to(place), split.train.y.to(place)) if closed else (x, y)
         task = asked.task(encoder, x, y, *references, distance=run.distance, seed=seed)
-        part = sample(task, queries, seed)
+        part, shown = sample(task, queries, seed), references[0]
         plan = asked.complete(plan, part, other_encoders(encoder, other, given), references[1])
-        shown = references[0]
     else:
         task, shown = retrieval_task(encoder, x, y, run.distance), x
         part = sample(task, queries, seed)
-        # a budget covers an unknown part of the queries, and a certificate has to have those
-        if verdict != "off" and plan.share == Share() and proves(encoder, run.distance):
-            plan = replace(plan, evidence={**plan.evidence, "certificate": certify_task(task, part)})
+    # a budget covers an unknown part of the queries, and a certificate has to have those
+    proven = proves(encoder, task.distance, clusters=chosen.clusters)
+    if plan.level != "off" and plan.share == Share() and proven:
+        plan = replace(plan, evidence={**plan.evidence, "certificate": certify_task(task, part)})
     found = measure(
         part,
         plan,
@@ -468,9 +371,7 @@ def _placed(encoder: AnyEncoder, place: torch.device) -> AnyEncoder:
 
 
 __all__ = [
-    "Clusters",
     "HoldfastError",
-    "Inference",
     "RunFolder",
     "allowed_types",
     "default_search",

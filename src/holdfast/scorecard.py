@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .clusters import Clusters, Inference
 from .config import to_plain
 from .data import ImageSet, LazyImages, images_in
 from .encoders import adapt
@@ -23,7 +24,7 @@ from .evaluation.suite import out_of_memory
 from .evaluation.verdict import Verdict
 from .results import Table
 from .results.record import Record
-from .runs import Clusters, Inference, default_search
+from .runs import default_search
 from .search import Autograd, Precision, Square
 from .threat import THREATS
 from .training import pick_device
@@ -172,7 +173,7 @@ def evaluate(
         Other encoders of the same images, by name. Suites on clusters attack by transfer from them, from the
         twin and from the members of an ensemble (A8); the checks of any suite look at them.
     clusters, inference, poison
-        Of suites on clusters; see :class:`~holdfast.runs.Clusters`. The gallery are the references that
+        Of suites on clusters; see :class:`~holdfast.clusters.Clusters`. The gallery are the references that
         are clustered, by default the images themselves; without labels ``clusters`` is needed and only
         ``flip`` is measured.
     seed

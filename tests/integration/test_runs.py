@@ -28,6 +28,7 @@ from holdfast.functional.distance import Cosine
 from holdfast.losses import ProxyAnchor, Triplet
 from holdfast.miners import Semihard, Softhard
 from holdfast.recipes import RECIPES, SETTINGS, recipe
+from holdfast.recipes.clustering import CLUSTERING
 from holdfast.report import write_report
 from holdfast.results import record
 from holdfast.results.record import Record
@@ -358,7 +359,7 @@ PLAIN = {"plain", "noise", "lipschitz", "free-at", *(f"hm-{letter}-{letter}" for
 """Recipes without a search."""
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize("name", [n for n in RECIPES if n not in CLUSTERING])
 def test_every_recipe_trains_two_steps(name: str) -> None:
     """With the real parts and a short search; the logs are finite and the weights move."""
     run = changed(recipe(name), {"steps": 2} if name not in PLAIN else {}, ["data.train_images=40"])

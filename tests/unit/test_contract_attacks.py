@@ -69,7 +69,7 @@ def aimed(name: str, task: RetrievalTask, seed: int = 0) -> Any:
 
 
 def plain(suite: Suite) -> list[Entry]:
-    """The entries that attack retrieval; composites, which run themselves, and clusters have their own tests."""
+    """The entries that attack retrieval; composites and clusters have their own tests."""
     return [entry for entry in suite.entries if not hasattr(entry.attack, "run") and not suite.clusters]
 
 

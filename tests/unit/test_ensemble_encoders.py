@@ -73,7 +73,8 @@ def test_members_share_weights_and_modes() -> None:
         encoder = SPECS[name].build(SHAPE, seed=0)
         for m in range(len(encoder)):
             own = {id(p) for p in encoder.member(m).parameters()}
-            assert own and own < {id(p) for p in encoder.parameters()}
+            assert own
+            assert own < {id(p) for p in encoder.parameters()}
         encoder.eval()
         assert not encoder.member(1).training
         encoder.train()

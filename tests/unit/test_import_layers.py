@@ -21,14 +21,15 @@ LAYERS = (
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
     {"training", "linear", "report", "bench"},
-    {"runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification",
+    {"clusters", "runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification",
      "run_certificates"},
     {"cli", "__main__", "__init__"},
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
-    "quickstart": {"runs", "recipes"}, "comparison": {"runs"}, "scorecard": {"runs"},
+    "quickstart": {"runs", "recipes"}, "comparison": {"runs"},
+    "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},
     "guard": {"evaluation"}, "inference": {"evaluation"},
     "certification": {"runs"}, "run_certificates": {"runs", "certification"},

@@ -1,11 +1,20 @@
 """How training is hardened: a defense yields losses, the trainer steps on them."""
 
+from .ensemble import (
+    Distilled,
+    EnsembleTraining,
+    GradientAlignment,
+    GradientDiversity,
+    LogDet,
+    ResidualDiversity,
+)
 from .free import FreeTraining
 from .mixture import Mixture
 from .noise import NoiseTraining
 from .processes import Processes
 from .proxies import (
     BoostedCrossEntropy,
+    CleanCrossEntropy,
     CleanLoss,
     Divergence,
     LogitPairing,
@@ -21,9 +30,15 @@ from .training import AdversarialTraining
 __all__ = [
     "AdversarialTraining",
     "BoostedCrossEntropy",
+    "CleanCrossEntropy",
     "CleanLoss",
+    "Distilled",
     "Divergence",
+    "EnsembleTraining",
     "FreeTraining",
+    "GradientAlignment",
+    "GradientDiversity",
+    "LogDet",
     "LogitPairing",
     "MisclassifiedDivergence",
     "Mixture",
@@ -32,6 +47,7 @@ __all__ = [
     "NoisyStart",
     "Processes",
     "ProxyTraining",
+    "ResidualDiversity",
     "StaticSources",
     "WeightPerturbation",
 ]

@@ -28,7 +28,7 @@ def proxy_anchor_loss(
     if bool(((y < 0) | (y >= classes)).any()):
         got = f"labels from {int(y.min())} to {int(y.max())}"
         raise InvalidArgument("y", f"labels 0 to {classes - 1}, one for each of the {classes} proxies", got)
-    s = F.normalize(z, dim=-1) @ F.normalize(proxies.to(z.dtype), dim=-1).T  # (n, c)
+    s = cosines(z, proxies)
     own = y[:, None] == torch.arange(classes, device=y.device)  # (n, c)
     other, more = ~own, s.new_zeros(n, 1)
     if weights is not None:
@@ -41,6 +41,15 @@ def proxy_anchor_loss(
     push_share = other / other.sum(0).clamp_min(1)
     present = (rows > 0).sum().clamp_min(1)
     return n * (pull_share.to(s) @ pull / present + push_share.to(s) @ push / classes)
+
+
+def cosines(z: Tensor, proxies: Tensor) -> Tensor:
+    """Return the cosine of every row (n, e) and proxy (c, e), (n, c); not in low precision under autocast.
+
+    bfloat16 has steps of 1/256 near 1, which ``alpha`` would multiply.
+    """
+    with torch.autocast(z.device.type, enabled=False):
+        return F.normalize(z, dim=-1) @ F.normalize(proxies.to(z.dtype), dim=-1).T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,4 +137,4 @@ class LearnedProxies(nn.Module):
 
     def logits(self, z: Tensor) -> Tensor:
         """Return ``alpha * cos(z, p)``, (n, c): what a softmax turns into class probabilities."""
-        return self.alpha * F.normalize(z, dim=-1) @ F.normalize(self.proxies.to(z.dtype), dim=-1).T
+        return self.alpha * cosines(z, self.proxies)

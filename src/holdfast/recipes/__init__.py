@@ -11,10 +11,12 @@ from ..config import replace as replace_path
 from ..data import DATASETS
 from ..errors import InvalidArgument, UnknownName
 from ..training import Run
+from .clustering import CLUSTERING
 from .deep import METHODS, act, est, hm, hm_ics, holdfast, plain
+from .ensembles import ENSEMBLES
 from .settings import SETTINGS
 
-RECIPES: Mapping[str, Callable[[str], Run]] = METHODS
+RECIPES: Mapping[str, Callable[[str], Run]] = {**METHODS, **CLUSTERING, **ENSEMBLES}
 """Recipes by name: functions from the name of a setting to a run."""
 
 

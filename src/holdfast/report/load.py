@@ -18,6 +18,7 @@ from ..evaluation.certified import SUITE
 from ..files import read_json, read_lines
 from ..results import Record, latest, read
 from .certificates import Certified, read_certified
+from .cluster_files import CLUSTER_SUITES, Clustering, read_clustering
 
 RUN_SCHEMA = 1
 _IMAGES = ("query", "attacked", "before_x", "after_x")
@@ -48,7 +49,10 @@ class Exhibit:
 
 @dataclass(frozen=True, eq=False)
 class RunFolder:
-    """What one run folder holds; absent parts are empty, and ``notes`` says what could not be read."""
+    """What one run folder holds; absent parts are empty, and ``notes`` says what could not be read.
+
+    Records about clusters stand in ``clustering`` and not among ``records``.
+    """
 
     label: str
     info: Mapping[str, Any] = field(default_factory=dict)
@@ -60,6 +64,7 @@ class RunFolder:
     verdicts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: Sequence[str] = ()
     certified: Certified | None = None
+    clustering: Clustering | None = None
 
     @property
     def training_seconds(self) -> float | None:
@@ -73,12 +78,14 @@ class RunFolder:
     def evaluation_seconds(self) -> float | None:
         """Seconds of evaluation: every attack counted once, though it has several metrics.
 
-        The clean side of an attack is part of its cost, and a score (attack ``all``) is made of the others.
+        The clean side of an attack is part of its cost, and a score (attack ``all``) or a worst case
+        (``UNION``) is made of the others.
         """
         cost: dict[tuple[Any, ...], float] = {}
         whole = set()
-        for r in self.records:
-            if r["attack"] == "all":
+        of_clusters = self.clustering.records if self.clustering else ()
+        for r in (*self.records, *of_clusters):
+            if r["attack"] in ("all", "UNION"):
                 continue
             attack = (r["run"], r["suite"], r["attack"], r["norm"], r["seed"])
             search = (r["eps"], r["steps"], r["alpha"]) if r["state"] == "attacked" else ()
@@ -149,17 +156,20 @@ def _load(path: Path, label: str) -> RunFolder:
             verdicts[file.parent.name + mended] = _verdict(file)
         except CorruptFile as error:
             notes.append(f"Checks left out: {error}")
+    own = latest(r for r in records if r["suite"] != SUITE)  # certified ones stand in certify.json
+    names = next((e.class_names for e in exhibits.values()), ())
     return RunFolder(
         label=label,
         info=info,
         steps=[line for line in log if line.get("kind") == "step"],
         epochs=[line for line in log if line.get("kind") == "epoch"],
         guards=[line for line in log if line.get("kind") == "guard"],
-        records=latest(r for r in records if r["suite"] != SUITE),  # certified ones stand in certify.json
+        records=[r for r in own if r["suite"] not in CLUSTER_SUITES],
         exhibits=exhibits,
         verdicts=verdicts,
         notes=notes,
         certified=certified,
+        clustering=read_clustering(path, [r for r in own if r["suite"] in CLUSTER_SUITES], names),
     )
 
 

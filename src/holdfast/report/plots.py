@@ -106,7 +106,12 @@ class Bar(NamedTuple):
     high: float = 0.0
 
 
-def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str) -> str:
+def paired_bars(
+    groups: Sequence[tuple[str, Bar, Bar]],
+    label: str,
+    prefix: str,
+    xlabel: str = "queries whose first result is right (%)",
+) -> str:
     """Draw for each run the clean and the attacked share as bars with intervals and their values."""
     with _drawing():
         figure, axes = _axes(6.6, 0.75 + 0.72 * len(groups))
@@ -131,7 +136,7 @@ def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str)
         axes.set_xlim(0, 126)
         axes.set_xticks(range(0, 101, 20))
         axes.spines["bottom"].set_bounds(0, 100)
-        axes.set_xlabel("queries whose first result is right (%)")
+        axes.set_xlabel(xlabel)
         axes.grid(axis="x", color=INK, alpha=0.15, lw=0.6)
         return _svg(figure, label, prefix)
 
@@ -227,6 +232,41 @@ def curve(
         axes.set_xlabel("optimiser steps")
         axes.set_ylabel(ylabel)
         axes.grid(color=INK, alpha=0.15, lw=0.6)
+        return _svg(figure, label, prefix)
+
+
+def several(
+    lines: Sequence[tuple[str, Sequence[tuple[float, float]]]],
+    xlabel: str,
+    ylabel: str,
+    label: str,
+    prefix: str,
+    *,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Draw some quantities of one unit in one chart, told apart by colour and dashes."""
+    colours = (CLEAN, ATTACKED, "#009e73", "#cc79a7", INK, "#8c6bb1", "#56b4e9", "#a6761d")
+    with _drawing():
+        figure, axes = _axes(3.9, 2.5 + 0.18 * (-(-len(lines) // 3) if len(lines) > 1 else 0))
+        for i, (name, points) in enumerate(lines):
+            x, y = _binned(*np.asarray(points, dtype=float).reshape(-1, 2).T)
+            style = ("-", "--", "-.", ":")[i % 4]
+            mark = "o" if len(x) <= 12 else None
+            colour = colours[i % len(colours)]
+            axes.plot(x, y, color=colour, ls=style, lw=1.6, marker=mark, ms=3.5, label=short(name))
+        if limits is not None:
+            axes.set_ylim(*limits)
+        axes.margins(x=0.03)
+        axes.locator_params(axis="x", nbins=5, integer=True)
+        axes.locator_params(axis="y", nbins=5)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(color=INK, alpha=0.15, lw=0.6)
+        if len(lines) > 1:
+            figure.legend(
+                loc="outside upper left", ncols=min(3, len(lines)), frameon=False, fontsize=8,
+                labelcolor=INK, handlelength=1.8, columnspacing=1.2,
+            )  # fmt: skip
         return _svg(figure, label, prefix)
 
 

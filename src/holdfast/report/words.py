@@ -84,6 +84,41 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
         "result list alone",
         "changes the query, seeing only which images come back, so that those of its own class sink.",
     ),
+    "UNION": ("the worst of all", "is the worst case, query by query, over the attacks of this table."),
+    "A1": (
+        "cluster margin",
+        "changes the query so that any other cluster's centre comes nearer than that of its own.",
+    ),
+    "A2": (
+        "soft assignment",
+        "changes the query so that the model is as unsure as can be about its own cluster.",
+    ),
+    "A3.1": ("nearest other", "changes the query so that it moves into the nearest other cluster."),
+    "A3.2": ("second nearest other", "changes the query so that it moves into the second nearest other one."),
+    "A3.3": ("third nearest other", "changes the query so that it moves into the third nearest other one."),
+    "A4": ("away from the centre", "changes the query so that it moves away from its own cluster's centre."),
+    "A5": (
+        "embedding shift",
+        "changes the query so that its embedding moves as far as it can; knows no clusters and no labels.",
+    ),
+    "A6": (
+        "training loss",
+        "changes the query so that the loss of training rises, with cluster centres as proxies.",
+    ),
+    "A7": (
+        "returned distances",
+        "changes the query, seeing only the distances that come back and no gradient.",
+    ),
+    "A7-label": (
+        "answers alone",
+        "changes the query, seeing only the number of the cluster that comes back.",
+    ),
+    "A8": ("transfer", "changes the query on other encoders, without seeing this one."),
+    "G1": (
+        "gallery poisoning",
+        "changes some of the reference images before the clusters are formed; the query stays as it is.",
+    ),
+    "G1-noise": ("references with noise", "changes the same reference images at random, for comparison."),
 }
 ITEMS: Mapping[str, str] = {
     "ES:D": "how far embedding shift moves the query",
@@ -102,7 +137,10 @@ METRICS: Mapping[str, str] = {
     "cosine": "cosine with the chosen image",
     "ers": "robustness score (0 to 100)",
 }
-_SHARES = ("recall@", "map", "nmi", "rank", "kept_rank", "accuracy", "retain@", "precision@")
+_SHARES = (
+    *("recall@", "map", "nmi", "rank", "kept_rank", "accuracy", "retain@", "precision@"),
+    *("flip", "majority", "purity", "ami", "ari"),
+)
 
 
 def plain(text: object) -> str:
