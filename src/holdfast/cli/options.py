@@ -70,7 +70,7 @@ def _with_eps(run: Run, eps: float) -> Run:
             return replace(part, alpha=part.alpha * factor)
         return part
 
-    return replace(run, threat=change(run.threat), defense=_everywhere(run.defense, change))
+    return replace(run, threat=change(run.threat), defense=everywhere(run.defense, change))
 
 
 def _with_steps(run: Run, steps: int) -> Run:
@@ -85,20 +85,20 @@ def _with_steps(run: Run, steps: int) -> Run:
         )
         return replace(part, steps=steps, alpha=longer)
 
-    defense = _everywhere(run.defense, change)
+    defense = everywhere(run.defense, change)
     if not found:
         raise InvalidArgument("steps", f"a recipe with a search; {run.name} has none", steps)
     return replace(run, defense=defense)
 
 
-def _everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
+def everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
     """Apply a change to every part of a nested frozen value, the innermost first."""
     if isinstance(value, tuple):
-        return tuple(_everywhere(item, change) for item in value)
+        return tuple(everywhere(item, change) for item in value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
     parts = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-    new = {name: _everywhere(part, change) for name, part in parts.items()}
+    new = {name: everywhere(part, change) for name, part in parts.items()}
     changed = {name: part for name, part in new.items() if part is not parts[name]}
     return change(replace(value, **changed) if changed else value)
 

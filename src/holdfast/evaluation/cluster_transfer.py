@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..attacks import CLUSTER_ATTACKS, Outcome, RankMargin, run
+from ..attacks import CLUSTER_ATTACKS, Outcome, RankMargin, hits, run
 from ..attacks.cluster import cluster_measures
 from ..errors import InvalidArgument
 from ..search import Precision, frozen
 from ..types import ClusterTask, Encoder, Search, Threat
 from .cluster_worst import ClusterWorstCase
-from .embed import seen_by, under_clusters
+from .embed import embed, seen_by, under_clusters
 from .suite import Entry, Suite
 from .worst_case import Stage
 
@@ -113,6 +113,47 @@ class TransferredClusters:
                 pick = torch.maximum if metric == "flip" else torch.minimum
                 attacked[metric] = pick(attacked[metric], values) if metric in attacked else values
         return Outcome(x=x, z=z, clean=clean, attacked={metric: attacked[metric] for metric in clean})
+
+
+def transfer_matrix(
+    task: ClusterTask, search: Search, threat: Threat, *, seed: int = 0, batch_size: int = 128
+) -> Tensor:
+    """Return how well the members' adversarial examples transfer to each other.
+
+    Parameters
+    ----------
+    task
+        Of an ensemble of at least two members; its references are embedded by every member.
+    search, threat, seed, batch_size
+        As for :func:`holdfast.attacks.run`.
+
+    Returns
+    -------
+    Tensor
+        (M, M): entry (n, m) is the share of queries whose image, made on member n (A1, in its own space),
+        leaves its cluster for member m, in [0, 1]; the diagonal holds the white-box shares. Of the queries
+        that either member puts elsewhere when clean, none counts.
+
+    Raises
+    ------
+    InvalidArgument
+        If the encoder has no members.
+    """
+    members = members_of(task.encoder)
+    if not members:
+        raise InvalidArgument("task", "the task of an ensemble of at least two members", task.encoder)
+    seen = [under_clusters(task, member) for member in members]
+    kept = torch.stack([hits(one.z, one) > 0 for one in seen])  # (M, n)
+    aim: Any = CLUSTER_ATTACKS["A1"]
+    rates = torch.zeros(len(members), len(members))
+    for n, own in enumerate(seen):
+        label = f"transfer {n}"
+        x = run(own, aim, search, threat, seed=seed, label=label, batch_size=batch_size).x
+        for m, other in enumerate(seen):
+            able = kept[n] & kept[m]
+            gone = hits(embed(members[m], x), other) == 0
+            rates[n, m] = (gone & able).sum() / able.sum().clamp_min(1)
+    return rates
 
 
 def with_transfer(suite: Suite, task: ClusterTask, others: Mapping[str, Encoder]) -> Suite:

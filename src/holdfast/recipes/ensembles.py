@@ -17,7 +17,7 @@ from ..encoders import Ensemble, Heads
 from ..search import PGD
 from ..threat import LinfThreat
 from ..training import Run
-from .clustering import run_with_pairs
+from .clustering import RAMP, SOFT, run_with_pairs
 from .deep import setting
 from .settings import Setting
 
@@ -31,7 +31,7 @@ ALONE: Mapping[str, Any] = {
 def ensemble_of(name: str, s: Setting, members: int = MEMBERS, **more: Any) -> Run:
     """Return ensemble adversarial training with the budget of a setting, some of its fields changed."""
     search = PGD(steps=s.steps, alpha=s.alpha, random_start=True)
-    parts = {"search": search, "threat": LinfThreat(eps=s.eps), **more}
+    parts = {"loss": SOFT, "search": search, "threat": LinfThreat(eps=s.eps), "ramp": RAMP, **more}
     encoder = Ensemble(members=(s.encoder,) * members)
     return run_with_pairs(name, s, EnsembleTraining(**parts), encoder=encoder)
 

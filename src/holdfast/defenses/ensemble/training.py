@@ -147,6 +147,17 @@ class EnsembleTraining:
             {"proxies": nn.ModuleList(proxies), "statistics": TransferStatistics(weights).to(y.device)}
         )
 
+    def passes(self, members: int) -> int:
+        """Return forward-and-backward passes of members for one batch with every term, per image.
+
+        ``M T`` for the members' own attacks, as many for the joint one (every ``joint_every``-th batch), and
+        ``M (M + 2)`` for the update; one member costs ``T + 2``.
+        """
+        steps = self.search.steps
+        if members == 1:
+            return steps + 2
+        return 2 * members * steps + members * (members + 2)
+
     def losses(self, ctx: Context) -> Iterator[Step]:
         """Yield the one loss of the batch."""
         yield _Batch(self.at(ctx), ctx).step()
@@ -246,18 +257,18 @@ class _Batch:
     def _embed(self, images: dict[int, Tensor], peers: Sequence[dict[int, float]]) -> list[dict[int, Tensor]]:
         """Return each member's embeddings by the name of the images.
 
-        One forward pass of the whole ensemble; with few peers each member alone on what it needs.
+        One forward pass of the whole ensemble where every member needs all of them; else each member alone.
         """
-        few = self.d.peers is not None and self.d.peers < len(self.members) - 1
-        if not few:
-            names = list(images)
-            joint = self.ctx.encoder(torch.cat([images[name] for name in names]))
-            parts = [part.chunk(len(names)) for part in self.bare.split(joint)]
-            return [dict(zip(names, part, strict=True)) for part in parts]
-        found = []
+        wanted = []
         for m in self.members:
-            wanted = [CLEAN, m, JOINT, *(self._transferred(n) for n in peers[m])]
-            names = [name for name in wanted if name in images]
+            names = [CLEAN, m, JOINT, *(self._transferred(n) for n in peers[m])]
+            wanted.append([name for name in images if name in names])
+        if all(len(names) == len(images) for names in wanted):
+            joint = self.ctx.encoder(torch.cat(list(images.values())))
+            parts = [part.chunk(len(images)) for part in self.bare.split(joint)]
+            return [dict(zip(images, part, strict=True)) for part in parts]
+        found = []
+        for m, names in enumerate(wanted):
             z = self.bare.member(m)(torch.cat([images[name] for name in names]))
             found.append(dict(zip(names, z.chunk(len(names)), strict=True)))
         return found
