@@ -19,6 +19,7 @@ from holdfast.data import PairSampler
 from holdfast.defenses import (
     BoostedCrossEntropy,
     CleanCrossEntropy,
+    CleanLoss,
     Divergence,
     FreeTraining,
     LogitPairing,
@@ -32,15 +33,15 @@ from holdfast.encoders import ResNet50, SmallCNN
 from holdfast.errors import InvalidArgument, RunError
 from holdfast.losses import ProxyAnchor
 from holdfast.recipes import RECIPES, SETTINGS, recipe
-from holdfast.recipes.clustering import CLUSTERING
+from holdfast.recipes.clustering import CLUSTERING, RAMP, SOFT
 from holdfast.runs import allowed_types, train_run
 from holdfast.search import PGD
 from holdfast.threat import LinfThreat
 from holdfast.training import Adam, Run, train
 
 BASELINES = (
-    "proxy", "proxy-at", "proxy-at-wide", "proxy-fast-at", "proxy-free-at", "proxy-mixup", "proxy-trades",
-    "proxy-alp", "proxy-mart", "proxy-awp", "tramer-eat",
+    "proxy", "proxy-at", "proxy-at-clean", "proxy-at-wide", "proxy-fast-at", "proxy-free-at", "proxy-mixup",
+    "proxy-trades", "proxy-alp", "proxy-mart", "proxy-awp", "tramer-eat",
 )  # fmt: skip
 WITHOUT_SEARCH = {"proxy", "proxy-free-at", "proxy-mixup"}
 EVERY = pytest.mark.parametrize("name", BASELINES)
@@ -74,7 +75,7 @@ def test_the_table() -> None:
 @pytest.mark.parametrize("data", list(SETTINGS))
 def test_constants_are_those_of_the_setting(name: str, data: str) -> None:
     run, s = recipe(name, data), SETTINGS[data]
-    assert (run.name, run.data, run.optimizer) == (name, s.data(), s.optimizer)
+    assert (run.name, run.data, run.optimizer) == (name, s.data(), s.proxies)
     assert run.threat == LinfThreat(eps=s.eps)
     assert run.sampler == PairSampler(32, self_pairs=s.published)
     assert run.epochs == (max(1, s.epochs // 4) if name == "proxy-free-at" else s.epochs)
@@ -90,17 +91,17 @@ def test_what_each_is_made_of() -> None:
     s, made = SETTINGS["digits"], {name: CLUSTERING[name]("digits").defense for name in BASELINES}
     attacked: Any = made["proxy-at"]
     assert made["proxy"] == ProxyTraining(loss=ProxyAnchor())
-    assert attacked.adversary == LossClimb(loss=ProxyAnchor())
-    assert (attacked.loss, attacked.on, attacked.extra) == (ProxyAnchor(), "moved", ())
-    assert made["proxy-at-wide"] == attacked
+    assert attacked.adversary == LossClimb(loss=SOFT)
+    assert (attacked.loss, attacked.on, attacked.extra, attacked.ramp) == (SOFT, "moved", (), RAMP)
+    assert made["proxy-at-clean"] == replace(attacked, extra=(CleanLoss(),)) == made["proxy-at-wide"]
     assert made["proxy-awp"] == WeightPerturbation(part=attacked)
     assert made["proxy-alp"] == replace(attacked, extra=(LogitPairing(),))
-    assert made["proxy-free-at"] == FreeTraining(loss=ProxyAnchor(), threat=attacked.threat, replays=4)
+    assert made["proxy-free-at"] == FreeTraining(loss=SOFT, threat=attacked.threat, replays=4)
     fast: Any = made["proxy-fast-at"]
     assert fast.search == PGD(steps=1, alpha=1.25 * s.eps, random_start=True)
     assert fast.monitor == PGD(steps=s.steps, alpha=s.alpha)
     trades: Any = made["proxy-trades"]
-    assert (trades.adversary, trades.on, trades.ramp) == (DivergenceClimb(), "clean", 0.3)
+    assert (trades.adversary, trades.on, trades.ramp) == (DivergenceClimb(), "clean", RAMP)
     assert trades.extra == (Divergence(), CleanCrossEntropy())
     mart: Any = made["proxy-mart"]
     assert (mart.adversary, mart.loss) == (CrossEntropyClimb(), BoostedCrossEntropy())

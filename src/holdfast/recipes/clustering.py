@@ -46,13 +46,9 @@ SOFT = ProxyAnchor(alpha=2.0)
 
 
 def run_with_pairs(name: str, s: Setting, defense: Defense, **more: Any) -> Run:
-    """Return a run with the batches and the pace of the clustering line: three times the setting's rate.
-
-    Proxies learn ten times as fast as the encoder; the code of the proxy-anchor loss has a hundred.
-    """
+    """Return the run of a defense with the batches and the pace of the clustering line."""
     pairs = PairSampler(batch_pairs=PAIRS, self_pairs=s.published)
-    pace = replace(s.optimizer, lr=3 * s.optimizer.lr, learnable=10.0)
-    return run_of(name, s, defense, **{"sampler": pairs, "optimizer": pace, **more})
+    return run_of(name, s, defense, **{"sampler": pairs, "optimizer": s.proxies, **more})
 
 
 def proxies_against(s: Setting, adversary: Any = None, **more: Any) -> ProxyTraining:
