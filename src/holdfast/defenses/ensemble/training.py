@@ -15,6 +15,7 @@ from ...losses import LearnedProxies, ProxyAnchor
 from ...search import PGD, frozen
 from ...threat import L2Threat, LinfThreat
 from ...types import Context, Members, Step
+from ..ramp import check_ramp, ramped, weakened
 from .diversity import ResidualDiversity
 from .statistics import Split, TransferStatistics, check_split, check_weights, split_weights
 from .view import Diversity, EnsembleView
@@ -118,8 +119,7 @@ class EnsembleTraining:
             raise InvalidArgument("temperature", "a finite number > 0", self.temperature)
         if not 0 <= self.momentum < 1:
             raise InvalidArgument("momentum", "a number in [0, 1)", self.momentum)
-        if not 0 <= self.ramp <= 1:
-            raise InvalidArgument("ramp", "a share of training in [0, 1]", self.ramp)
+        check_ramp(self.ramp)
         for name in ("peers", "joint_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -164,15 +164,7 @@ class EnsembleTraining:
 
     def at(self, ctx: Context) -> EnsembleTraining:
         """Return the defense as it is at a moment: ramped and eased, and without peers if M = 1."""
-        share, done = ctx.signal.get("ease", 1.0), (ctx.progress.step + 1) / ctx.progress.steps
-        if done < self.ramp:
-            share *= done / self.ramp
-        now = self
-        if share != 1.0:
-            search = self.search
-            if isinstance(search.alpha, float):
-                search = replace(search, alpha=search.alpha * share)
-            now = replace(now, threat=replace(self.threat, eps=self.threat.eps * share), search=search)
+        now = weakened(self, ramped(self.ramp, ctx.progress) * ctx.signal.get("ease", 1.0))
         if len(cast(Members, ctx.bare)) == 1:
             now = replace(now, own=self.own + self.transfer, transfer=0.0, joint=0.0, diverse=0.0, distil=0.0)
         return now

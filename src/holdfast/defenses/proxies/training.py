@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from ...adversaries.logits import proxies_of
 from ...errors import InvalidArgument
 from ...losses import ProxyAnchor
 from ...types import BatchView, Context, Progress, Step, TripletView
+from ..ramp import check_ramp, ramped, weakened
 from ..training import AdversarialTraining
 from .mart import BoostedCrossEntropy
 from .terms import ProxyTerm
@@ -20,11 +21,6 @@ def check_proxies(loss: Any) -> None:
     """Raise InvalidArgument unless a loss has proxies."""
     if not isinstance(loss, ProxyAnchor | BoostedCrossEntropy):
         raise InvalidArgument("loss", "a loss with proxies (ProxyAnchor, BoostedCrossEntropy)", loss)
-
-
-def ramped(share: float, progress: Progress) -> float:
-    """Return the factor of the radius: from 0 to 1 over the first ``share`` of the steps, then 1."""
-    return 1.0 if share == 0 else min(1.0, (progress.fraction + 1 / max(progress.steps, 1)) / share)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +56,13 @@ class ProxyTraining(AdversarialTraining):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_proxies(self.loss)
-        if not 0 <= self.ramp <= 1:
-            raise InvalidArgument("ramp", "a share of training in [0, 1]", self.ramp)
+        check_ramp(self.ramp)
 
     def at(self, progress: Progress, ease: float = 1.0) -> ProxyTraining:
         """Return the defense as it is at a moment, its radius ramped and multiplied by ``ease``."""
         now = super().at(progress, ease)
         assert isinstance(now, ProxyTraining)
-        share = ramped(self.ramp, progress)
-        if share == 1.0 or now.threat is None:
-            return now
-        parts = {"threat": replace(now.threat, eps=now.threat.eps * share)}
-        for name in ("search", "monitor"):
-            search = getattr(now, name)
-            if isinstance(getattr(search, "alpha", None), float):
-                parts[name] = replace(search, alpha=search.alpha * share)
-        return replace(now, **parts)
+        return weakened(now, ramped(self.ramp, progress))
 
     def _with_extra(
         self, value: Tensor, view: TripletView | BatchView, ctx: Context, logs: dict[str, float]
