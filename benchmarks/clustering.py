@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import statistics
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,13 @@ import torch
 
 from holdfast.cli.options import changed, everywhere
 from holdfast.encoders import C2F2
-from holdfast.errors import InvalidArgument
 from holdfast.evaluation import compare, read_values
 from holdfast.evaluation.cluster_transfer import transfer_matrix
 from holdfast.inference import cluster_task
 from holdfast.recipes import recipe
 from holdfast.results import record
 from holdfast.runs import RunFolder, default_search, evaluate_run, train_run
+from holdfast.search import PGD
 from holdfast.training import Run
 
 SUITE = "clustering-worst"
@@ -42,18 +41,22 @@ def narrowed(run: Run, width: float, embedding_dim: int) -> Run:
             return replace(part, width=part.width * width, embedding_dim=embedding_dim)
         return part
 
-    return replace(run, encoder=change(everywhere(run.encoder, change)))
+    return replace(run, encoder=everywhere(run.encoder, change))
 
 
 def settings(args: argparse.Namespace, method: str, seed: int) -> Run:
     run = recipe(method, args.data, args.data_dir)
     epochs = max(1, round(args.epochs * run.epochs / recipe("proxy", args.data).epochs))
-    with suppress(InvalidArgument):  # undefended and free training have no search
-        run = changed(run, {"steps": args.steps}, [])
-    run = changed(run, {}, args.sets)
     if args.eps is not None:
         run = changed(run, {"eps": args.eps}, [])
-    run = narrowed(run, args.width, args.embedding_dim)
+
+    def shorter(part: Any) -> Any:
+        if isinstance(part, PGD) and part.steps > 1:  # the one step of fast training stays
+            return replace(part, steps=args.steps, alpha=args.reach * run.threat.eps / args.steps)
+        return part
+
+    run = replace(run, defense=everywhere(run.defense, shorter))
+    run = narrowed(changed(run, {}, args.sets), args.width, args.embedding_dim)
     return replace(run, seed=seed, epochs=epochs, precision="bf16")
 
 
@@ -137,6 +140,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/clustering"))
     parser.add_argument("--epochs", type=int, default=12, help="free training has a quarter")
     parser.add_argument("--steps", type=int, default=5, help="of every search of training")
+    parser.add_argument("--reach", type=float, default=1.75, help="of those searches, in units of eps")
     parser.add_argument("--eps", default=None)
     parser.add_argument("--width", type=float, default=0.5)
     parser.add_argument("--embedding-dim", type=int, default=128)
