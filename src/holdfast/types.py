@@ -342,10 +342,10 @@ class ClusterNames(NamedTuple):
     Attributes
     ----------
     hungarian
-        The one-to-one assignment of clusters to classes with the most agreement; -1 where there are more
-        clusters than classes.
+        The one-to-one assignment of clusters to classes with the most agreement; -1 for clusters without
+        labelled members, and where there are more clusters than classes.
     majority
-        The commonest class of each cluster; two clusters may share one.
+        The commonest class of each cluster, -1 for those without labelled members; two may share one.
     """
 
     hungarian: Tensor

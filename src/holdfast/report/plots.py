@@ -106,12 +106,7 @@ class Bar(NamedTuple):
     high: float = 0.0
 
 
-def paired_bars(
-    groups: Sequence[tuple[str, Bar, Bar]],
-    label: str,
-    prefix: str,
-    xlabel: str = "queries whose first result is right (%)",
-) -> str:
+def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str) -> str:
     """Draw for each run the clean and the attacked share as bars with intervals and their values."""
     with _drawing():
         figure, axes = _axes(6.6, 0.75 + 0.72 * len(groups))
@@ -136,7 +131,7 @@ def paired_bars(
         axes.set_xlim(0, 126)
         axes.set_xticks(range(0, 101, 20))
         axes.spines["bottom"].set_bounds(0, 100)
-        axes.set_xlabel(xlabel)
+        axes.set_xlabel("queries whose first result is right (%)")
         axes.grid(axis="x", color=INK, alpha=0.15, lw=0.6)
         return _svg(figure, label, prefix)
 
