@@ -25,8 +25,8 @@ MEMBERS = 3
 WEIGHTS: Mapping[str, Any] = {
     "clean": 0.0, "own": 1.0, "transfer": 0.25, "joint": 0.25, "diverse": 0.1, "rho": 0.5,
 }  # fmt: skip
-"""Weights of EAT, chosen on a validation split of training classes (``docs/clustering.md``): an example made
-on other members is weaker than a member's own, and equal shares of them cost robustness."""
+"""Weights of EAT, chosen on one seed of a validation split (``docs/clustering.md``): an example made on other
+members is weaker than a member's own, so it comes on top and not in its place."""
 ALONE: Mapping[str, Any] = {
     "split": "none", "clean": 0.0, "own": 1.0, "transfer": 0.0, "joint": 0.0, "diverse": 0.0,
 }  # fmt: skip
