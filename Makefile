@@ -13,7 +13,7 @@ demo: $(VENV)/.installed                ## train, attack and report on digits; p
 
 test: $(VENV)/.installed-test           ## ruff, mypy, the import-layer test and pytest
 	$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

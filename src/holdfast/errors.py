@@ -107,5 +107,16 @@ class MissingExtra(HoldfastError, ImportError):
         super().__init__(f"{purpose} needs {package}; install it with: pip install 'holdfast[{extra}]'")
 
 
+def told(error: BaseException) -> str:
+    r"""Return the first line of another library's error, which may go on with hints that are not ours.
+
+    Examples
+    --------
+    >>> told(ValueError("Input X contains NaN.\nConsider another estimator."))
+    'Input X contains NaN.'
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 class HoldfastWarning(UserWarning):
     """Something works but deserves the user's attention."""

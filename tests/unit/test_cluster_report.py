@@ -181,7 +181,7 @@ def logged(members: int, epochs: int = 12, steps: int = 5) -> list[dict[str, Any
         line |= {f"transfer.{i}.{j}": float(matrix[i, j]) for i in range(members) for j in range(members)}
         off = matrix[~np.eye(members, dtype=bool)]
         line |= {"transfer": float(off.mean()) if members > 1 else 0.0, "ensemble_error": 0.8 - 0.35 * t}
-        line |= {"diversity": 0.5 - 0.4 * t + 0.02 * rng.random(), "cosine": 0.6 - 0.5 * t}
+        line |= {"diversity": 0.5 - 0.4 * t + 0.02 * rng.random(), "disagreement": 0.1 + 0.2 * t}
         if step % steps == 0:
             line |= {f"gradient.{i}": 2.0 - t + 0.1 * i for i in range(members)}
         lines.append(line)

@@ -169,6 +169,8 @@ def test_statistics_stay_shares_in_training() -> None:
         assert all(0 <= v <= 1 for v in rates)
     assert steps[-1]["transfer.0.1"] != steps[0]["transfer.0.1"]
     assert {"gradient.0", "gradient.1", "diversity", "loss.0", "loss.1"} <= set(steps[0])
+    assert all(0 <= line["disagreement"] <= 1 for line in steps)
+    assert steps[0]["disagreement"] > 0  # members begin apart
 
 
 # --- T4: folds --------------------------------------------------------------------------------------------

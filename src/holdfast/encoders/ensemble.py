@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -45,10 +45,6 @@ class JointEncoder(Encoder):
         """Return the members' embeddings, M times (n, e_m), out of joint ones (n, e)."""
         return torch.split(z * math.sqrt(len(self)), list(self.widths), dim=1)
 
-    def join(self, parts: list[Tensor]) -> Tensor:
-        """Return joint embeddings (n, e) from those of the members."""
-        return torch.cat(parts, dim=1) / math.sqrt(len(self))
-
     def member(self, m: int) -> nn.Module:
         """Return one member as an encoder of its own; it shares its weights with the ensemble."""
         raise NotImplementedError
@@ -59,9 +55,10 @@ class JointEncoder(Encoder):
             raise InvalidArgument("m", "an ensemble of at least two members", len(self))
         return _Some([self.member(i) for i in range(len(self)) if i != m])
 
-    def parts(self) -> Iterator[nn.Module]:
-        """Yield the members."""
-        return (self.member(m) for m in range(len(self)))
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Return joint embeddings (n, e) from those of M members."""
+    return torch.cat(list(parts), dim=1) / math.sqrt(len(parts))
 
 
 class _Some(nn.Module):
@@ -73,7 +70,7 @@ class _Some(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, e)."""
-        return torch.cat([member(x) for member in self.members], dim=1) / math.sqrt(len(self.members))
+        return joined([member(x) for member in self.members])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +128,7 @@ class SideBySide(JointEncoder):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) in [0, 1] -> (n, e)."""
-        return self.join([member(x) for member in self.members])
+        return joined([member(x) for member in self.members])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +188,7 @@ class SharedTrunk(JointEncoder):
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) in [0, 1] -> (n, e)."""
         features = self.trunk(self.standardize(x))
-        return self.join([_unit(head(features), self.normalize) for head in self.heads])
+        return joined([_unit(head(features), self.normalize) for head in self.heads])
 
 
 class _OneHead(nn.Module):

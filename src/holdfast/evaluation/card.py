@@ -181,12 +181,13 @@ def measure(
     about["verdict"] = UNCHECKED if verdict is None else verdict.word
     about["failed"] = () if verdict is None else verdict.failed
     records = [_record(about, "none", "clean", m, e, seconds=spent) for m, e in benign.items()]
-    records += _attacked(plan, results, about, part)
+    worst = farthest(part, results) if isinstance(part, ClusterTask) else None
+    records += _attacked(plan, results, about, part, worst)
     if repaired is not None:
         records.append(_repaired(plan, repaired, part, about))
     if folder is not None:
         if isinstance(part, ClusterTask) and store is not None and results and covered is None:
-            write_members(store, part, farthest(part, results))
+            write_members(store, part, cast(Tensor, worst))
         if verdict is not None and store is not None:
             write_json(store / VERDICT, verdict.to_plain())
         if repaired is not None and store is not None:
@@ -271,8 +272,13 @@ def _benign(part: RetrievalTask, plan: Plan) -> dict[str, Estimate]:
 
 
 def _attacked(
-    plan: Plan, results: Sequence[EntryResult], about: Mapping[str, Any], part: RetrievalTask
+    plan: Plan,
+    results: Sequence[EntryResult],
+    about: Mapping[str, Any],
+    part: RetrievalTask,
+    worst: Tensor | None,
 ) -> list[Record]:
+    """Return the records under attack; ``worst`` (n, e) are the embeddings of :func:`farthest`."""
     at = {**about, **_strength(plan)}
     records = []
 
@@ -299,8 +305,8 @@ def _attacked(
     for state, values in zip(("clean", "attacked"), union(plan.suite, results), strict=True):
         for metric, v in values.items():
             measured(UNION, state, metric, v, plan.suite.union[metric], whole)
-    if isinstance(part, ClusterTask) and plan.suite.union and results:
-        found = set_scores(farthest(part, results), part, plan.seed)
+    if isinstance(part, ClusterTask) and worst is not None and plan.suite.union and results:
+        found = set_scores(worst, part, plan.seed)
         records += [_record(at, UNION, "attacked", m, e, seconds=whole) for m, e in found.items()]
     if not plan.suite.items:
         return records

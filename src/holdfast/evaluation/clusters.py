@@ -18,6 +18,7 @@ from ..files import read_arrays, write_arrays
 from ..functional.clustering import ami, ari, assign, nmi, purity, reclustered
 from ..types import ClusterTask
 from .agreement import contingency, resampled_agreement
+from .cluster_transfer import members_of
 from .retrieval import CUTS, evaluate_retrieval
 from .stats import Estimate, estimate
 from .suite import EntryResult, Suite
@@ -181,7 +182,7 @@ def write_members(folder: Path, task: ClusterTask, attacked: Tensor) -> None:
         (n, e) joint embeddings, as :func:`farthest` gives them.
     """
     encoder: Any = task.encoder
-    if not (hasattr(encoder, "member") and hasattr(encoder, "split")) or len(encoder) < 2:
+    if not members_of(encoder):
         return
     centroids = encoder.split(task.gallery.z)
     found = {

@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, told
 from ..rng import stream
 from . import arml_plan, arml_start
 from .arml_training import Learned, learn, watched_rows
@@ -240,7 +240,9 @@ class ARML(MahalanobisMixin, BaseEstimator):  # type: ignore[misc]
             rows, labels = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
             check_classification_targets(labels)
         except ValueError as error:
-            raise InvalidArgument("X, y", f"rows and labels of them ({error})", type(X).__name__) from error
+            raise InvalidArgument(
+                "X, y", f"rows and labels of them ({told(error)})", type(X).__name__
+            ) from error
         return rows, labels
 
     def _starts(self, X: Array, codes: Array, rank: int, restarts: int, seed: int) -> list[torch.Tensor]:

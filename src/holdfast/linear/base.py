@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
-from ..errors import CorruptFile, DataError, InvalidArgument
+from ..errors import CorruptFile, DataError, InvalidArgument, told
 from .arml_storage import fitting, read_parts, whole, write_estimator
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class MahalanobisMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):  # ty
         try:
             array = check_array(pairs, allow_nd=True, ensure_2d=False, dtype=np.float64, input_name="pairs")
         except ValueError as error:
-            raise InvalidArgument("pairs", f"finite numbers ({error})", type(pairs).__name__) from error
+            raise InvalidArgument("pairs", f"finite numbers ({told(error)})", type(pairs).__name__) from error
         if array.ndim != 3 or array.shape[1:] != (2, self.n_features_in_):
             raise InvalidArgument("pairs", f"the shape (n, 2, {self.n_features_in_})", array.shape)
         out: Array = np.linalg.norm((array[:, 1] - array[:, 0]) @ self.components_.T, axis=1)

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from ..certify import Certificate
 from ..certify.neighbours import certify_neighbours
 from ..certify.references import References
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, told
 from . import arml_plan
 from .arml import ARML, held_out
 from .base import MahalanobisMixin
@@ -178,7 +178,9 @@ class RobustPrototypes(MahalanobisMixin, ClassifierMixin, BaseEstimator):  # typ
             rows, labels = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
             check_classification_targets(labels)
         except ValueError as error:
-            raise InvalidArgument("X, y", f"rows and labels of them ({error})", type(X).__name__) from error
+            raise InvalidArgument(
+                "X, y", f"rows and labels of them ({told(error)})", type(X).__name__
+            ) from error
         return rows, labels
 
     def _check(self, codes: Array) -> None:

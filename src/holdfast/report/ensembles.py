@@ -213,23 +213,14 @@ def _gradients(run: RunFolder, prefix: str) -> str | None:
 
 
 def _apart(run: RunFolder, prefix: str) -> str | None:
-    """Return how often members disagreed in training, or how alike their weaknesses were."""
+    """Return how often members disagreed in training."""
     found = _over_epochs(run, {"disagreement": "disagreement"})
-    if found[0]:
-        points = found[0][0][1]
-        title = f"Members disagreed on {percent(points[-1][1])} of training images at the end"
-        caption = "Share of training images that not all members put into the same class."
-        return _chart(found, "disagreement (%)", title, caption, f"{prefix}-apart", shares=True)
-    found = _over_epochs(run, {"cosine": "cosine"})
     if not found[0]:
         return None
     points = found[0][0][1]
-    title = f"Likeness of the members' weak directions: {number(points[0][1])}, then {number(points[-1][1])}"
-    caption = (
-        "Mean cosine, over pairs of members, of how an attack on each changes its likeness to the classes: 1 "
-        "is the same weakness, 0 none in common."
-    )
-    return _chart(found, "cosine", title, caption, f"{prefix}-apart")
+    title = f"Members disagreed on {percent(points[-1][1])} of training images at the end"
+    caption = "Share of training images that not all members put into the same class."
+    return _chart(found, "disagreement (%)", title, caption, f"{prefix}-apart", shares=True)
 
 
 def disagreement(assigned: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]]:

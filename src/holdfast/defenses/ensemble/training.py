@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...adversaries.logits import divergence
 from ...errors import InvalidArgument
 from ...losses import LearnedProxies, ProxyAnchor
 from ...search import PGD, frozen
@@ -200,6 +200,7 @@ class _Batch:
         if d.distil:
             total = total + d.distil * self._distillation(z)
         self._remember(z)
+        logs["disagreement"] = self._disagreement(z)
         logs |= {"loss": float(total.detach()) / len(self.members), **self.statistics.logs()}
         if self.ctx.progress.step % GRADIENTS_EVERY == 0:
             logs |= self._gradients()
@@ -289,9 +290,9 @@ class _Batch:
         )
 
     def _distillation(self, z: list[dict[int, Tensor]]) -> Tensor:
-        logs = [self.proxies[m].logits(z[m][m]).log_softmax(1) for m in self.members]
-        together = torch.stack([log.detach().exp() for log in logs]).mean(0)
-        return torch.stack([F.kl_div(log, together, reduction="batchmean") for log in logs]).sum()
+        logits = [self.proxies[m].logits(z[m][m]) for m in self.members]
+        together = torch.stack([own.detach().softmax(1) for own in logits]).mean(0).log()
+        return torch.stack([divergence(together, own).mean() for own in logits]).sum()
 
     def _remember(self, z: list[dict[int, Tensor]]) -> None:
         """Let the statistics see who was fooled."""
@@ -305,6 +306,11 @@ class _Batch:
             votes = torch.stack([self.proxies[m].logits(z[m][JOINT].detach()) for m in self.members])
             joint = votes.mean(0).argmax(1) != y
         self.statistics.see(wrong, joint, self.d.momentum)
+
+    def _disagreement(self, z: list[dict[int, Tensor]]) -> float:
+        """Return the share of clean images that not all members put nearest to the same class's proxy."""
+        given = torch.stack([self.proxies[m].logits(z[m][CLEAN].detach()).argmax(1) for m in self.members])
+        return float((given != given[0]).any(0).float().mean())
 
     def _gradients(self) -> dict[str, float]:
         """Return the mean length of the members' input gradients of their own loss on clean images."""
