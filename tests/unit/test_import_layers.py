@@ -22,7 +22,7 @@ LAYERS = (
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
     {"training", "linear", "report", "bench"},
     {"clusters", "runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification",
-     "run_certificates"},
+     "run_certificates", "queues"},
     {"cli", "__main__", "__init__"},
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -32,17 +32,21 @@ ALSO = {
     "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},
     "guard": {"evaluation"}, "inference": {"evaluation"},
-    "certification": {"runs"}, "run_certificates": {"runs", "certification"},
+    "certification": {"runs"}, "run_certificates": {"runs", "certification", "queues"}, "queues": {"runs"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""
 OPTIONAL = {
-    "timm", "lightning", "faiss", "plotly", "jinja2", "onnx", "onnxruntime", "pytorch_metric_learning",
-    "torchvision", "metric_learn",
+    "timm", "lightning", "lightning_fabric", "faiss", "plotly", "jinja2", "onnx", "onnxruntime",
+    "pytorch_metric_learning", "torchvision", "metric_learn", "foolbox", "art", "dask", "distributed", "ray",
 }  # fmt: skip
 MAY_USE_OPTIONAL = (
     "encoders",
     "data",
     "training.engine",
+    "training.fabric",
+    "evaluation.indexes",
+    "bench",
+    "queues",
     "losses.pml",
     "linear.competitors",
     "inference.backends",
