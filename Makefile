@@ -24,9 +24,7 @@ test-slow: $(VENV)/.installed-test      ## minutes of training: the headline ove
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -s
 
 bench: $(VENV)/.installed               ## speed ratios, measured side by side in one run
-	$(BIN)/python benchmarks/search.py
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/certify.py
+	$(BIN)/holdfast bench --quick
 
 docs: $(VENV)/.installed-docs           ## the documentation site, in site/
 	$(BIN)/mkdocs build --quiet --strict

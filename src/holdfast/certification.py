@@ -29,6 +29,7 @@ from .evaluation.certified import (
     summarise,
     write_certificate,
 )
+from .evaluation.shares import Spread, blocks, here, kept
 from .files import read_arrays, read_json, write_arrays, write_json
 from .linear.competitors import (
     METHODS,
@@ -129,6 +130,7 @@ def certify_table(
     jobs: int | None = None,
     report: bool = True,
     certifier: MakeCertifier | None = None,
+    spread: Spread = here,
     on_step: Callable[[str, int, int], None] | None = None,
 ) -> Certification:
     """Learn metrics on a table and certify nearest-neighbour classification of its test points.
@@ -160,20 +162,25 @@ def certify_table(
     attack
         Whether to look for short changes that succeed as well (l2 only): bounds from above.
     budget
-        Seconds for tightening each certificate, or None.
+        Seconds for tightening each certificate, or None; of all processes together.
     device, jobs
-        Where and with how many threads to certify, -1 for all cores.
+        Where and with how many threads each process certifies, -1 for all cores.
     report
         Whether to write ``report.html`` and the curves as ``curves-kK.png``.
     certifier
-        Another certifier than Holdfast's.
+        Another certifier than Holdfast's; it gets all test points at once.
+    spread
+        Who certifies parts of the test points: ``partial(holdfast.queues.run_queue, jobs=4)`` for four
+        processes, or this one. Parts are the same whoever does them (at most ``ROWS`` points with one
+        answer), so radii are equal to the bit where the number of threads is.
     on_step
         Called with what is being done, steps done and steps in all.
 
     Returns
     -------
     Certification
-        A method that fails (its package is missing, its matrix is no metric) is told in ``meta["failed"]``;
+        Seconds of a certificate are those of all its parts together, whoever did them. A method that fails
+        (its package is missing, its matrix is no metric) is told in ``meta["failed"]``;
         where figures of it were recorded elsewhere on the same points, they stand in ``meta["recorded"]``.
 
     Raises
@@ -200,7 +207,7 @@ def certify_table(
     folder = Path("runs") / f"certify-{table.name}" if out is None else Path(out)
     train = table.fingerprint("train")
     _check_folder(folder, train)
-    make = certifier or _knn(method, budget, device, jobs)
+    make: Any = certifier or _Nearest(method, budget, device, jobs)
     for number in ks:  # refuse before anything is learned
         make(number, None).fit(table.x_train, table.y_train)
 
@@ -233,7 +240,10 @@ def certify_table(
             continue
         for number in ks:
             tell(f"{name}: certifying {len(table.y_test)} points, K = {number}")
-            one = _certificate(folder, make, name, seed, number, learned, train_seconds, table, settings)
+            one = _certificate(
+                folder, make, name, seed, number, learned, train_seconds, table, settings,
+                None if certifier is not None or (budget is not None and spread is here) else spread,
+            )  # fmt: skip
             measured.append(one)
             found = found or usual or fitting_radii(one.certificate)
             append_new(folder / "records.jsonl", records_of(one, table.name, norm, found))
@@ -318,16 +328,22 @@ _PARTS = ("records.jsonl", "metrics", "certificates")
 """What a stopped call may leave."""
 
 
-def _knn(method: Any, budget: float | None, device: str, jobs: int | None) -> MakeCertifier:
-    def make(k: int, metric: Matrix | None) -> Certifier:
+@dataclass(frozen=True)
+class _Nearest:
+    """Makes Holdfast's certifier; a value, so that it can be sent to other processes."""
+
+    method: Any
+    budget: float | None
+    device: str
+    jobs: int | None
+
+    def __call__(self, k: int, metric: Matrix | None) -> Any:
         from .linear import RobustKNeighborsClassifier
 
-        made: Certifier = RobustKNeighborsClassifier(
-            n_neighbors=k, metric=metric, method=method, time_budget=budget, device=device, n_jobs=jobs
-        )
-        return made
-
-    return make
+        return RobustKNeighborsClassifier(
+            n_neighbors=k, metric=metric, method=self.method, time_budget=self.budget, device=self.device,
+            n_jobs=self.jobs,
+        )  # fmt: skip
 
 
 def settings_hash(**settings: Any) -> str:
@@ -356,7 +372,7 @@ def _metric(
 
 def _certificate(
     folder: Path,
-    make: MakeCertifier,
+    make: Any,
     name: str,
     seed: int,
     k: int,
@@ -364,29 +380,112 @@ def _certificate(
     train_seconds: float,
     table: Table,
     settings: Mapping[str, Any],
+    spread: Spread | None,
 ) -> Measured:
     """Certify, or read what is there."""
     m = learned.matrix
-    x, y = (table.x_train, table.y_train) if learned.x is None else (learned.x, learned.y)
+    x, y = learned.x, learned.y
+    if x is None or y is None:
+        x, y = table.x_train, table.y_train
     weights = hashlib.sha256(np.ascontiguousarray(m).tobytes() + np.ascontiguousarray(x).tobytes())
     key = settings_hash(**settings, name=name, seed=seed, k=k, weights=weights.hexdigest()[:16])
     file = f"certificates/{name}-k{k}-{settings['norm']}-seed{seed}-{key}.npz"
     if (folder / file).is_file():
         certificate, taken = read_certificate(folder / file, NORMS[settings["norm"]])
     else:
-        start = time.perf_counter()
-        fitted = make(k if learned.x is None else 1, None if np.array_equal(m, np.eye(len(m))) else m)
-        fitted.fit(x, y)
-        certificate = fitted.certify(table.x_test, table.y_test, norm=NORMS[settings["norm"]])
-        if settings["attack"] and certificate.upper is None:
-            lengths, _ = fitted.attack(table.x_test, table.y_test)
-            certificate = replace(certificate, upper=torch.from_numpy(np.asarray(lengths, dtype=np.float64)))
-        taken = time.perf_counter() - start
+        votes, metric = k if learned.x is None else 1, None if np.array_equal(m, np.eye(len(m))) else m
+        norm, attack = NORMS[settings["norm"]], bool(settings["attack"])
+        if spread is None:
+            start = time.perf_counter()
+            fitted = make(votes, metric)
+            fitted.fit(x, y)
+            certificate, _ = _certified(fitted, table.x_test, table.y_test, norm, attack)
+            taken = time.perf_counter() - start
+        else:
+            certificate, taken = _in_parts(make, votes, metric, x, y, table, norm, attack, key, spread)
         write_certificate(folder / file, certificate, taken)
     return Measured(
         method=name, seed=seed, k=k, certificate=certificate, train_seconds=train_seconds, seconds=taken,
         fingerprint=key, file=file,
     )  # fmt: skip
+
+
+ROWS = 256
+"""Test points, all with one answer, that are certified together: two batches of the certificates."""
+
+
+def _in_parts(
+    make: _Nearest,
+    votes: int,
+    metric: Matrix | None,
+    x: np.ndarray,
+    y: np.ndarray,
+    table: Table,
+    norm: float,
+    attack: bool,
+    key: str,
+    spread: Spread,
+) -> tuple[Certificate, float]:
+    """Certify parts of the test points; of a time budget each gets as much as it has of the points."""
+    start = time.perf_counter()
+    answer = make(votes, metric).fit(x, y).predict(table.x_test)
+    wrong = answer != table.y_test
+    groups = [np.flatnonzero(wrong)]
+    groups += [np.flatnonzero((answer == label) & ~wrong) for label in np.unique(answer)]
+    rows = [group[first:last] for group in groups for first, last in blocks(len(group), ROWS)]
+    own = [_budgeted(make, len(part) / len(answer)) for part in rows]
+    before = time.perf_counter() - start
+    done = spread(
+        _part,
+        [
+            (key, one, votes, metric, x, y, table.x_test[part], table.y_test[part], norm, attack)
+            for one, part in zip(own, rows, strict=True)
+        ],
+    )
+    certificate = joined([c for c, _ in done], torch.from_numpy(np.argsort(np.concatenate(rows))))
+    return certificate, before + sum(seconds for _, seconds in done)
+
+
+def joined(parts: Sequence[Certificate], rows: torch.Tensor) -> Certificate:
+    """Return certificates put together and then in another order, (n,) rows; what one lacks is left out."""
+    fields: dict[str, Any] = {}
+    for name in ("radius", "correct", "exact", "answer", "upper"):
+        values = [getattr(part, name) for part in parts]
+        fields[name] = None if any(v is None for v in values) else torch.cat(values)[rows]
+    return replace(parts[0], **fields)
+
+
+def _budgeted(make: _Nearest, share: float) -> _Nearest:
+    return make if make.budget is None else replace(make, budget=make.budget * share)
+
+
+def _part(
+    key: str,
+    make: _Nearest,
+    votes: int,
+    metric: Matrix | None,
+    x: np.ndarray,
+    y: np.ndarray,
+    x_test: np.ndarray,
+    y_test: np.ndarray,
+    norm: float,
+    attack: bool,
+) -> tuple[Certificate, float]:
+    """Certify some test points, in any process; references are prepared once in each."""
+    fitted = kept(f"{key} {make}", lambda: make(votes, metric).fit(x, y))
+    return _certified(fitted, x_test, y_test, norm, attack)
+
+
+def _certified(
+    fitted: Certifier, x: np.ndarray, y: np.ndarray, norm: float, attack: bool
+) -> tuple[Certificate, float]:
+    """Return the certificate of points and the seconds it took; perturbations are not kept."""
+    start = time.perf_counter()
+    certificate = replace(fitted.certify(x, y, norm=norm), perturbation=None)
+    if attack and certificate.upper is None:
+        lengths, _ = fitted.attack(x, y)
+        certificate = replace(certificate, upper=torch.from_numpy(np.asarray(lengths, dtype=np.float64)))
+    return certificate, time.perf_counter() - start
 
 
 def append_new(path: Path, records: Sequence[Record]) -> None:

@@ -19,7 +19,9 @@ from .attacks import hits
 from .certification import SCHEMA, append_new, settings_hash
 from .certify import Certificate, SmoothedEncoder, Smoothing
 from .config import to_plain
+from .data import DataSplit
 from .defenses import NoiseTraining
+from .encoders import Encoder
 from .errors import CorruptFile, InvalidArgument, RunError
 from .evaluation import retrieval_task
 from .evaluation.card import sample
@@ -35,6 +37,7 @@ from .evaluation.certified import (
     write_certificate,
 )
 from .evaluation.query_certificates import Way, certify_queries, certify_task, choose_way, pooled
+from .evaluation.shares import Spread, blocks, here, kept
 from .evaluation.verdict import Falsified, falsify
 from .files import read_arrays, read_json, write_arrays, write_json
 from .functional.ranking import chunks
@@ -122,6 +125,7 @@ def certify_run(
     radii: Sequence[float] | None = None,
     attack: bool = False,
     report: bool = True,
+    spread: Spread = here,
     on_step: Tell | None = None,
 ) -> RunCertification:
     """Certify Recall@k of a finished run on its test split, every image a query against all the others.
@@ -156,6 +160,12 @@ def certify_run(
         (:func:`~holdfast.evaluation.verdict.falsify`); not possible for votes.
     report
         Whether to write ``report.html``.
+    spread
+        Who certifies blocks of queries by sampling: ``partial(holdfast.queues.run_queue, jobs=4)`` for four
+        processes, or this one. They get the path of the folder, embed the gallery once each, and leave
+        finished blocks in ``certificates/``. A query is certified alone, so radii do not depend on it; with
+        as many torch threads they are equal to the bit. ``"lipschitz"`` is one pass, made here, as attacks
+        are.
     on_step
         Called with words, queries done and queries in all. The first call tells what is certified, the
         second how long it will take.
@@ -192,10 +202,7 @@ def certify_run(
     elif sigma is not None:
         raise InvalidArgument("sigma", "a certificate by smoothing or votes", sigma)
     split = opened.run.data.load()
-    place = pick_device(device)
-    task = retrieval_task(
-        encoder.to(place), split.test.x.to(place), split.test.y.to(place), opened.run.distance
-    )
+    task = _task(opened, split, encoder, device)
     wanted = queries if way == "lipschitz" or queries is not None else QUERIES
     part = sample(task, wanted, seed)
     about = {
@@ -206,7 +213,11 @@ def certify_run(
     }  # fmt: skip
     _check(opened.path)
     label = way if smoothing is None else f"{way}, sigma {smoothing.sigma:g}"
-    one, clean = _certified(opened, task, part, way, smoothing, k, label, about, on_step)
+    makers = (str(opened.path.resolve()), device, wanted, seed)
+    one, clean = _certified(
+        opened, task, part, way, smoothing, k, label, about, on_step,
+        None if spread is here else spread, makers,
+    )  # fmt: skip
 
     there = _there(opened.path, about)
     _, before = there.pop((label, k), (None, {}))
@@ -243,6 +254,13 @@ def certify_run(
         records=[r for r in made if r["fingerprint"] == one.fingerprint], attacked=broken,
         report=write_report([opened.path], opened.path / "report.html") if report else None,
     )  # fmt: skip
+
+
+def _task(opened: RunFolder, split: DataSplit, encoder: Encoder, device: str) -> RetrievalTask:
+    place = pick_device(device)
+    return retrieval_task(
+        encoder.to(place), split.test.x.to(place), split.test.y.to(place), opened.run.distance
+    )
 
 
 def trained_sigma(defense: Any) -> float:
@@ -312,6 +330,8 @@ def _certified(
     label: str,
     about: Mapping[str, Any],
     on_step: Tell | None,
+    spread: Spread | None,
+    makers: _Makers,
 ) -> tuple[Measured, Tensor]:
     """Certify, or read what is there; and say which clean queries are right."""
     key = settings_hash(**about)
@@ -339,11 +359,68 @@ def _certified(
             seconds = time.perf_counter() - start
             told(n, seconds / n)
         else:
-            kept = path.with_suffix(".part.npz")
-            certificate, seconds = certify_queries(part, smoothing, way, k=k, kept=kept, on_query=told)
+            begun = path.with_suffix(".part.npz")
+            if spread is None and not _block_files(path):
+                certificate, seconds = certify_queries(part, smoothing, way, k=k, kept=begun, on_query=told)
+            else:
+                start = time.perf_counter()
+                certificate, seconds = _in_blocks(
+                    path, n, (way, smoothing, k, *makers), spread or here,
+                    lambda done: told(done, (time.perf_counter() - start) / max(done, 1)),
+                )  # fmt: skip
         write_certificate(path, certificate, seconds, clean=clean.numpy(), query=part.index.cpu().numpy())
-        path.with_suffix(".part.npz").unlink(missing_ok=True)
+        for part_of_it in (path.with_suffix(".part.npz"), *_block_files(path)):
+            part_of_it.unlink(missing_ok=True)
     return _measured(label, k, key, file, opened.run.seed, certificate, seconds), clean
+
+
+_Makers = tuple[str, str, int | None, int]
+"""What a worker makes the queries from: run folder, device, how many are sampled, seed of the sample."""
+BLOCKS = 128
+"""Blocks of queries, at most; which they are does not depend on the number of processes."""
+
+
+def _block_files(path: Path) -> list[Path]:
+    return sorted(path.parent.glob(f"{path.stem}.block-*.npz"))
+
+
+def _in_blocks(
+    path: Path, n: int, how: tuple[Any, ...], spread: Spread, tell: Callable[[int], None]
+) -> tuple[Certificate, float]:
+    """Certify blocks of queries that have no file yet, then read all; seconds are those of all processes.
+
+    What a call without ``spread`` left (``.part.npz``: the first so many queries) is taken over.
+    """
+    whole = blocks(n, max(1, -(-n // BLOCKS)))
+    begun = path.with_suffix(".part.npz")
+    known = {} if not begun.is_file() else {(0, len(read_certificate(begun, 2.0)[0])): begun}
+    first = max((last for _, last in known), default=0)
+    rest = [(max(first, a), b) for a, b in whole if b > first]
+    files = known | {b: path.with_name(f"{path.stem}.block-{b[0]:08d}-{b[1]:08d}.npz") for b in rest}
+    left = [(rows, file) for rows, file in files.items() if not file.is_file()]
+    done = n - sum(b - a for (a, b), _ in left)
+    spread(
+        _block,
+        [(str(file.resolve()), *rows, path.stem, *how) for rows, file in left],
+        on_done=lambda ready, _: tell(done + sum(b - a for (a, b), _ in left[:ready])),
+    )
+    read = [read_certificate(file, 2.0) for file in files.values()]
+    return pooled([certificate for certificate, _ in read]), sum(seconds for _, seconds in read)
+
+
+def _block(
+    file: str, first: int, last: int, key: str, way: Way, smoothing: Smoothing, k: int, folder: str,
+    device: str, wanted: int | None, seed: int,
+) -> None:  # fmt: skip
+    """Certify some queries into a file, in any process; it embeds the gallery once."""
+
+    def make() -> RetrievalTask:
+        opened = open_run(folder)
+        return sample(_task(opened, opened.run.data.load(), opened.encoder(), device), wanted, seed)
+
+    part = kept(f"{folder} {key}", make)
+    certificate, seconds = certify_queries(part.rows(slice(first, last)), smoothing, way, k=k)
+    write_certificate(Path(file), certificate, seconds)
 
 
 def _time(seconds: float) -> str:

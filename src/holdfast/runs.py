@@ -24,17 +24,19 @@ from ._version import __version__
 from .clusters import Clusters, Inference
 from .config import allow, flatten, from_plain, to_plain
 from .encoders import Encoder
-from .errors import HoldfastError, RunError, UnknownName
+from .errors import HoldfastError, InvalidArgument, RunError, UnknownName
 from .evaluation import SUITES, Share, retrieval_task
-from .evaluation.card import Level, Plan, measure, read_back, sample
+from .evaluation.card import Level, Plan, against, measure, read_back, sample, settled
 from .evaluation.cluster_transfer import other_encoders
+from .evaluation.indexes import AnyIndex, deployed, parameters_of
 from .evaluation.query_certificates import certify_task, proves
 from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
+from .functional.memory import bytes_of
 from .results.record import Record
 from .search import PGD, Precision
 from .threat import L2Threat, LinfThreat
-from .training import Adam, CollapseGuard, Run, pick_device, preflight, train
+from .training import Adam, Alone, CollapseGuard, Run, pick_device, preflight, spread_over, train
 from .types import Encoder as AnyEncoder
 from .types import RetrievalTask
 
@@ -140,6 +142,7 @@ def train_run(
     command: str = "",
     on_line: Callable[[dict[str, Any]], None] | None = None,
     checkpoint_seconds: float = 30.0,
+    group: Alone | None = None,
 ) -> RunFolder:
     """Train into a folder.
 
@@ -159,23 +162,64 @@ def train_run(
         Called with every line of the log.
     checkpoint_seconds
         Least time between checkpoints.
+    group
+        The processes that train together, one by default. Several train
+        :class:`~holdfast.defenses.Processes` with a part of each batch for each; a run with parts can be
+        gone on with by any number of processes that divides theirs. Process 0 alone has to see the folder.
 
     Raises
     ------
     RunError
         If the folder exists and ``resume`` is not set, or holds a run of other settings.
     """
+    folder, group = Path(folder), group or Alone()
+    run = group.first(lambda: check_run(run, folder, group.world, resume))
+    defaults = None if defaults is None else spread_over(defaults, group.world, run)
+    split = run.data.load()
+    preflight(run, split)
+    opened = group.first(lambda: _prepare(run, folder, split, defaults, command))
+    if not group.first(lambda: opened.finished):
+        result = train(
+            run,
+            split,
+            folder=folder,
+            resume=True,
+            on_line=on_line,
+            checkpoint_seconds=checkpoint_seconds,
+            group=group,
+        )
+        if group.rank == 0:
+            encoders.save(result.encoder, folder / "encoder.safetensors")
+        group.gather(None)  # all are back when the file is there
+    return opened
+
+
+def check_run(run: Run, folder: str | Path, world: int = 1, resume: bool = False) -> Run:
+    """Return the run that so many processes train into a folder; refuse what cannot be.
+
+    Raises
+    ------
+    RunError
+        If the folder exists and ``resume`` is not set, or holds a run of other settings.
+    InvalidArgument
+        If the run has a number of parts that ``world`` does not divide.
+    """
     folder = Path(folder)
-    if (folder / "run.json").exists():
+    there = open_run(folder) if (folder / "run.json").exists() else None
+    run = spread_over(run, world, there.run if there and resume else None)
+    if there is not None:
         if not resume:
             raise RunError(f"{folder}: exists already; choose another --out, or go on with --resume")
-        _same_settings(open_run(folder), run)
+        _same_settings(there, run)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: exists and is no run folder; choose another --out")
     elif resume:
         raise RunError(f"{folder}: there is no run to go on with")
-    split = run.data.load()
-    preflight(run, split)
+    return run
+
+
+def _prepare(run: Run, folder: Path, split: data.DataSplit, defaults: Run | None, command: str) -> RunFolder:
+    """Write ``run.json`` if it is not there; make sure that the images are those it was written for."""
     if not (folder / "run.json").exists():
         meta = {
             "schema": SCHEMA,
@@ -192,11 +236,6 @@ def train_run(
     opened = open_run(folder)
     if opened.meta.get("data_fingerprint", {}).get("train") != split.train.fingerprint():
         raise RunError(f"{folder}: the training images are not those that this run began with")
-    if not opened.finished:
-        result = train(
-            run, split, folder=folder, resume=True, on_line=on_line, checkpoint_seconds=checkpoint_seconds
-        )
-        encoders.save(result.encoder, folder / "encoder.safetensors")
     return opened
 
 
@@ -250,6 +289,8 @@ def evaluate_run(
     clusters: int | Literal["auto"] | None = None,
     inference: Inference = "kmeans",
     poison: float = 0.1,
+    memory: str | int | None = None,
+    index: AnyIndex | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
 ) -> list[Record]:
     """Evaluate a finished run on its test split and append the records to its folder.
@@ -269,7 +310,8 @@ def evaluate_run(
     device
         Where to compute.
     precision
-        Of the searches: ``"bf16"`` is faster; everything reported is measured in float32.
+        Of the searches: ``"bf16"`` is faster; everything reported is measured in float32. ``"auto"`` takes
+        whichever loses nothing here (check R31); it is what was measured before where that is there.
     verdict
         How the evaluation is checked: ``"off"``, ``"quick"`` or ``"full"``.
     queries
@@ -288,6 +330,13 @@ def evaluate_run(
         Of suites on clusters; see :class:`~holdfast.clusters.Clusters`. Clusters are those of the training
         images under a closed protocol, and of the clean test images themselves where test classes are not
         trained on.
+    memory
+        ``"4G"``, or bytes: what may be taken between queries and gallery; see
+        :class:`~holdfast.evaluation.card.Plan`.
+    index
+        The deployed index of FAISS: ``"flat"``, ``"ivf"``, ``"hnsw"``, settings of one or an index. It is
+        built from the clean test images, kept in the run folder, and put into the loop
+        (:func:`~holdfast.evaluation.card.against`).
     on_chunk
         Called with attack, queries done and queries in all.
 
@@ -319,6 +368,10 @@ def evaluate_run(
     }
     if queries is not None and queries < len(test):
         settings["queries"] = queries
+    if index is not None:
+        if chosen.clusters:
+            raise InvalidArgument("index", "None for a suite on clusters", index)
+        settings["index"] = parameters_of(index, len(test))
     place = pick_device(device)
     given = {name: _placed(e, place) for name, e in (surrogates or {}).items()}
     other = None if twin is None else twin.to(place)
@@ -335,10 +388,12 @@ def evaluate_run(
         level=verdict if chosen.entries or not chosen.clusters else "off",
         repair_seconds=repair_seconds,
         share=share or Share(),
+        memory=None if memory is None else bytes_of(memory),
         evidence=({} if other is None else {"twin": other}) | ({"surrogates": given} if given else {}),
     )
-    if known := read_back(opened.path, settings, plan):
-        return known.records
+    for word in ("bf16", "fp32") if precision == "auto" else (precision,):
+        if known := read_back(opened.path, {**settings, "precision": word}, plan):
+            return known.records
     encoder, x, y = encoder.to(place), test.x.to(place), test.y.to(place)
     task: RetrievalTask
     if chosen.clusters:
@@ -349,6 +404,11 @@ def evaluate_run(
     else:
         task, shown = retrieval_task(encoder, x, y, run.distance), x
         part = sample(task, queries, seed)
+        if index is not None:
+            found_index = deployed(index, task.gallery.z, run.distance, opened.path / "indexes")
+            plan = against(plan, found_index.search)
+    plan = settled(part, plan)
+    settings["precision"] = plan.precision
     # a budget covers an unknown part of the queries, and a certificate has to have those
     proven = proves(encoder, task.distance, clusters=chosen.clusters)
     if plan.level != "off" and plan.share == Share() and proven:
@@ -374,6 +434,7 @@ __all__ = [
     "HoldfastError",
     "RunFolder",
     "allowed_types",
+    "check_run",
     "default_search",
     "evaluate_run",
     "machine",

@@ -16,12 +16,16 @@ from .clusters import Clusters, Inference
 from .config import to_plain
 from .data import ImageSet, LazyImages, images_in
 from .encoders import adapt
-from .errors import DataError, InvalidArgument, UnknownName
+from .errors import CorruptFile, DataError, InvalidArgument, UnknownName, told
 from .evaluation import SUITES, EntryResult, Share, Suite, retrieval_task
-from .evaluation.card import Level, Plan, measure, read_back, sample
+from .evaluation.card import Level, Plan, against, measure, read_back, sample, settled
 from .evaluation.cluster_transfer import other_encoders
+from .evaluation.indexes import AnyIndex, deployed, parameters_of
 from .evaluation.suite import out_of_memory
+from .evaluation.vectors import META, fingerprint, open_vectors
 from .evaluation.verdict import Verdict
+from .functional.memory import bytes_of
+from .functional.ranking import chunks
 from .results import Table
 from .results.record import Record
 from .runs import default_search
@@ -106,12 +110,14 @@ def evaluate(
     threat: Any = None,
     search: Search | None = None,
     gallery: Any = None,
-    gallery_labels: Tensor | np.ndarray | Sequence[int] | None = None,
+    gallery_labels: Tensor | np.ndarray | Sequence[int] | str | Path | None = None,
     self_index: Tensor | np.ndarray | Sequence[int] | None = None,
     distance: PairwiseDistance | None = None,
     normalize: bool = False,
+    index: AnyIndex | None = None,
     queries: int | None = None,
     budget: float | None = None,
+    memory: str | int | None = None,
     verdict: Level = "quick",
     repair_seconds: float | None = None,
     twin: Encoder | None = None,
@@ -150,18 +156,28 @@ def evaluate(
     search
         By default 40 steps of ``eps / 10``.
     gallery, gallery_labels
-        What queries are looked up in: images, embeddings (m, e), or an index with ``reconstruct_n``; by
-        default the images themselves, every query left out of its own list.
+        What queries are looked up in: images or a folder of them, embeddings (m, e), a ``.npy`` file or a
+        folder of :func:`~holdfast.evaluation.vectors.write_vectors` with such (read through a memory map), or
+        an index with ``reconstruct_n``; by default the images themselves, every query left out of its own
+        list. Labels are integers as those of the images, or a ``.npy`` file of them.
     self_index
         (n,) gallery row that is the query itself, -1 where there is none.
     distance
         Of the ranking; Euclidean by default.
     normalize
         Divide embeddings by their L2 norm, which the score ``ers`` presupposes.
+    index
+        The index of FAISS that is deployed: ``"flat"``, ``"ivf"``, ``"hnsw"`` or settings of one, which is
+        built from the gallery and kept in ``out``; or one that was built from it before. Its answers stand
+        beside those of exact search as ``recall@1:index``, an attack ``INDEX`` aims at them, and check R29
+        compares the two.
     queries
         Attack only a random sample of so many.
     budget
         Begin nothing new after so many seconds of attacks; the notes say how many queries that covered.
+    memory
+        ``"4G"``, or bytes: what may be taken between queries and gallery, on top of embeddings, images and
+        what the encoder needs. Refused where it does not suffice for one query.
     verdict
         How the evaluation is checked: ``"quick"``, ``"full"`` or ``"off"``.
     repair_seconds
@@ -179,7 +195,7 @@ def evaluate(
     seed
         Of every random choice.
     precision
-        Of the searches, ``"fp32"`` or ``"bf16"``.
+        Of the searches: ``"fp32"``, ``"bf16"``, or ``"auto"`` for whichever loses nothing here (check R31).
     device
         ``"auto"``, ``"cpu"`` or ``"cuda"``.
     batch_size, chunk
@@ -226,7 +242,10 @@ def evaluate(
     model = encoder if plain else adapt(encoder, normalize=normalize)
     place = pick_device(device)
     model, x = cast(nn.Module, model).to(place), x.to(place)
-    if isinstance(gallery, str | Path):
+    known: str | None = None  # of embeddings that bring their own hash
+    if isinstance(gallery, str | Path) and (opened := _embeddings(gallery, gallery_labels)) is not None:
+        gallery, gallery_labels, known = opened
+    elif isinstance(gallery, str | Path):
         if not class_names:
             raise InvalidArgument("gallery", "a folder only beside a folder of images with classes", gallery)
         y, gallery, gallery_labels, class_names = _one_numbering(y, class_names, images_in(gallery, size))
@@ -253,8 +272,8 @@ def evaluate(
     except RuntimeError as error:  # of the user's encoder, on clean images
         if out_of_memory(error):
             raise
-        told = f"a callable for images {tuple(x.shape[1:])} ({error})"
-        raise InvalidArgument("encoder", told, type(error).__name__) from error
+        need = f"a callable for images {tuple(x.shape[1:])} ({error})"
+        raise InvalidArgument("encoder", need, type(error).__name__) from error
     _check(task, chosen, y is not None)
     limit = threat if threat is not None else _threat(norm, eps)
     if search is None:
@@ -267,6 +286,8 @@ def evaluate(
             )
     asked = len(task)
     task = sample(task, queries, seed)
+    if index is not None and (chosen.clusters or y is None):
+        raise InvalidArgument("index", "None for a suite on clusters, or without labels", index)
     given = dict(surrogates or {})
     material = ({} if twin is None else {"twin": twin}) | ({"surrogates": given} if given else {})
     plan = Plan(
@@ -280,14 +301,20 @@ def evaluate(
         labelled=y is not None,
         chunk=chunk,
         share=Share(index=shard[0], count=shard[1], seconds=budget),
+        memory=None if memory is None else bytes_of(memory),
         evidence=material,
     )
+    plan = settled(task, plan)
     settings = {
         "suite": chosen.name, "threat": to_plain(limit), "search": to_plain(search),
-        "distance": to_plain(task.distance), "seed": seed, "precision": precision, "queries": len(task),
+        "distance": to_plain(task.distance), "seed": seed, "precision": plan.precision, "queries": len(task),
         "data": _digest(_pixels(x), task.y, _pixels(rows), task.gallery.y, task.self_index),
-        "encoder": _digest(task.z, task.gallery.z),
+        "encoder": _digest(task.z, task.gallery.z if known is None else known.encode()),
     }  # fmt: skip
+    folder = None if out is None else Path(out)
+    if index is not None:
+        built_from = fingerprint(task.gallery.z)
+        settings["index"] = parameters_of(index, len(task.gallery.z), built_from)
     others = other_encoders(model, twin, given)
     if isinstance(task, ClusterTask):
         settings |= asked_for.settings(chosen, other_encoders(None, twin, given))
@@ -296,9 +323,11 @@ def evaluate(
             others = {}
             notes.append("No attack by transfer (A8): references without images cannot be seen by others.")
     shared = {"run": name, "dataset": called, "protocol": "closed", "encoder": name, "defense": ""}
-    folder = None if out is None else Path(out)
     found = read_back(folder, settings, plan)
     if found is None:
+        if index is not None:
+            kept = folder and folder / "indexes"
+            plan = against(plan, deployed(index, task.gallery.z, task.distance, kept, built_from).search)
         plan = asked_for.complete(plan, task, others, y if rows is None else rows_y)
         found = measure(
             task, plan, shared, settings, folder,
@@ -384,6 +413,26 @@ def _gallery(gallery: Any, labels: Any) -> tuple[Any, Tensor | None]:
     return rows, None if labels is None else torch.as_tensor(labels).long()
 
 
+def _embeddings(path: str | Path, labels: Any) -> tuple[Tensor, Any, str] | None:
+    """Return memory-mapped embeddings, their labels and their hash; ``None`` for a folder of images."""
+    path = Path(path)
+    if path.suffix != ".npy" and not (path / META).is_file():
+        return None
+    found = open_vectors(path)
+    if found.y is not None and labels is not None:
+        raise InvalidArgument(
+            "gallery_labels", "nothing beside a folder of vectors, which has labels", labels
+        )
+    if isinstance(labels, str | Path):
+        try:
+            labels = np.load(labels, allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise CorruptFile(labels, None, f"need an .npy file of labels ({told(error)})") from error
+        if labels.dtype.kind not in "iu":
+            raise DataError(f"gallery labels: need integers, got {labels.dtype}")
+    return found.z, labels if found.y is None else found.y, found.fingerprint
+
+
 def _threat(norm: str, eps: float) -> Any:
     if norm not in THREATS:
         raise UnknownName("norm", norm, THREATS)
@@ -403,8 +452,8 @@ def _check(task: RetrievalTask, suite: Suite, labelled: bool) -> None:
     if labelled and len(torch.unique(task.gallery.y)) < 2:
         raise DataError("gallery labels: need at least two classes, got one")
     if suite.items:
-        norms = torch.cat([task.z, task.gallery.z]).norm(dim=1)
-        low, high = float(norms.min()), float(norms.max())
+        norms = [z[rows].norm(dim=1) for z in (task.z, task.gallery.z) for rows in chunks(len(z), 2**16)]
+        low, high = float(torch.cat(norms).min()), float(torch.cat(norms).max())
         if not 0.99 < low <= high < 1.01:
             raise InvalidArgument(
                 "encoder",
@@ -442,6 +491,11 @@ def _references(task: ClusterTask) -> str:
 def _digest(*parts: Tensor | bytes) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        plain = part if isinstance(part, bytes) else part.detach().cpu().contiguous().numpy().tobytes()
-        digest.update(plain)
+        if isinstance(part, bytes):
+            digest.update(part)
+        elif part.ndim:
+            for rows in chunks(len(part), 2**14):
+                digest.update(part[rows].detach().cpu().contiguous().numpy().tobytes())
+        else:
+            digest.update(part.detach().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -174,22 +174,22 @@ class RowBall:
 
     def project(self, x: Tensor, x0: Tensor) -> Tensor:
         """Return an allowed point: the ball of the row, then the box."""
-        return box(self.threat.within(x, x0, self._radius(x0)), self.threat.bounds)
+        return box(self.threat.within(x, x0, self.radius(x0)), self.threat.bounds)
 
     def direction(self, grad: Tensor) -> Tensor:
         """Return the steepest ascent direction, as long as the row's radius."""
-        return self.threat.direction(grad) * self._radius(grad)
+        return self.threat.direction(grad) * self.radius(grad)
 
     def noise(self, x0: Tensor, generator: Randomness = None) -> Tensor:
         """Return points drawn uniformly from the balls, clipped to the box."""
-        return self.project(x0 + self.threat.sample(x0, generator) * self._radius(x0), x0)
+        return self.project(x0 + self.threat.sample(x0, generator) * self.radius(x0), x0)
 
     def size(self, x: Tensor, x0: Tensor) -> Tensor:
         """Return the norm of the change of every row: (n,)."""
         return self.threat.size(x, x0)
 
-    def _radius(self, like: Tensor) -> Tensor:
-        """Return the radii as (n, 1, ..., 1), in the dtype of the inputs."""
+    def radius(self, like: Tensor) -> Tensor:
+        """Return the radii as (n, 1, ..., 1), in the dtype of inputs (n, *s)."""
         if len(like) != len(self.radii):
             raise InvalidArgument("radii", f"one for each of {len(like)} rows", len(self.radii))
         return self.radii.to(like).reshape(-1, *[1] * (like.ndim - 1))

@@ -12,6 +12,7 @@ from holdfast.config import from_plain, to_plain
 from holdfast.errors import InvalidArgument
 from holdfast.rng import RowStreams, seeded, stream
 from holdfast.search import APGD, NES, PGD, Autograd, Averaged, Counted
+from holdfast.search.region import Around, around
 from holdfast.search.rules import Adaptive, checkpoints
 from holdfast.threat import L2Threat, LinfThreat, RowBall
 
@@ -96,10 +97,10 @@ def test_the_first_step_is_twice_the_radius_and_is_halved_at_checkpoints(threat:
     for step, value in enumerate(values):
         rule.see(x + step, torch.tensor(value, dtype=torch.float64), grad, step)
         if step == 0:
-            assert (rule.move(x, far, 0) - x)[:, 0].tolist() == pytest.approx([2 * threat.eps] * 2)
+            assert (rule.move(Around(far, x), 0) - x)[:, 0].tolist() == pytest.approx([2 * threat.eps] * 2)
     assert rule.share.tolist() == [1.0, 0.5]
     assert rule.x[:, 0].tolist() == [3.5, 1.5]  # the second goes back to its best point ...
-    moved = rule.move(x, far, 3)[:, 0]
+    moved = rule.move(Around(far, x), 3)[:, 0]
     assert moved.tolist() == pytest.approx(
         [3.5 + 0.75 * 2 * threat.eps + 0.25 * 1.0, 1.5 + threat.eps]  # ... and takes a plain half step
     )
@@ -266,8 +267,10 @@ def test_momentum_carries_over_a_flat_place() -> None:
     rule = Adaptive(steps=100, rho=0.75, momentum=0.75)
     rule.see(x0, torch.zeros(1), torch.ones_like(x0), 0)
     rule.see(x0 + 0.4, torch.ones(1), torch.zeros_like(x0), 1)
-    assert bool(rule.moving())
-    assert float(rule.move(x0, LinfThreat(eps=0.5, bounds=None), 1)) == pytest.approx(0.4 + 0.25 * 0.4)
+    assert bool(rule.moving(torch.tensor([False])))
+    assert float(rule.move(around(LinfThreat(eps=0.5, bounds=None), x0), 1)) == pytest.approx(
+        0.4 + 0.25 * 0.4
+    )
 
 
 def test_cost_is_one_pass_for_each_step_and_one_more() -> None:

@@ -20,14 +20,14 @@ LAYERS = (
     {"threat", "patch", "schedules", "search", "miners", "losses"},
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
-    {"training", "linear", "report", "bench"},
+    {"training", "linear", "report"},
     {"clusters", "runs", "comparison", "scorecard", "quickstart", "recipes", "estimator", "certification",
-     "run_certificates", "queues"},
+     "run_certificates", "queues", "bench"},
     {"cli", "__main__", "__init__"},
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
 ALSO = {
-    "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules"},
+    "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules", "patch"},
     "quickstart": {"runs", "recipes"}, "comparison": {"runs"},
     "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},

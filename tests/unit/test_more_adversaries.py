@@ -245,11 +245,11 @@ def test_processes_mine_and_remember_apart() -> None:
     whole.signal.update({"part0.loss": 0.05, "part1.loss": 0.15})
     (step,) = Processes(defense=hm).losses(whole)
     alone = []
-    generator = stream(0, "step")  # one after the other from the same stream, as the parts draw
-    for rows, loss in ((slice(0, 8), 0.05), (slice(8, 16), 0.15)):
+    seed = int(torch.randint(2**62, (1,), generator=stream(0, "step")))  # names a stream for each part
+    for number, (rows, loss) in enumerate(((slice(0, 8), 0.05), (slice(8, 16), 0.15))):
         half = replace(
             whole, x=whole.x[rows], y=whole.y[rows], index=whole.index[rows], signal={"loss": loss},
-            generator=generator,
+            generator=stream(seed, "part", number),
         )  # fmt: skip
         (one,) = hm.losses(half)
         alone.append((float(one.loss.detach()), half.signal["loss"], one.logs["target"]))

@@ -13,6 +13,7 @@ from ..functional.ranking import chunks
 from ..rng import RowStreams
 from ..search import Precision, frozen, in_precision
 from ..types import Attack, RetrievalTask, Search, Threat
+from .slices import within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def run(
     label: str = "attack",
     batch_size: int = 128,
     precision: Precision = "fp32",
+    memory: int | None = None,
 ) -> Outcome:
     """Attack every query of a task.
 
@@ -61,10 +63,21 @@ def run(
         Queries at a time.
     precision
         Of the search; targets and measures are always computed by the encoder as it is.
+    memory
+        Bytes for targets, distances to the gallery and their gradients, on top of embeddings, images and what
+        the encoder needs. Where a batch does not fit they are computed for a few queries after the other
+        (:class:`~holdfast.attacks.slices.Sliced`), which changes results by rounding at most; ``None`` is no
+        limit.
+
+    Raises
+    ------
+    InvalidArgument
+        If there is no query, or ``memory`` does not suffice for one; names what would.
     """
     if len(task) == 0:
         raise InvalidArgument("task", "at least one query", 0)
     parts = []
+    attack, batch_size = within(attack, task, memory, batch_size, label)
     searched = in_precision(task.encoder, precision)
     for rows in chunks(len(task), batch_size):
         part = task.rows(rows)

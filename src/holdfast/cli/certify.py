@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from .. import queues
 from ..certification import Certification, certify_table
 from ..config import number
 from ..data.tabular import load_table
 from ..errors import InvalidArgument
+from ..evaluation.shares import Spread, here
 from ..report.certificates import compared, title, took
 from ..run_certificates import SAMPLES, RunCertification, certify_run
 from .options import seconds, use_threads
@@ -71,7 +74,9 @@ def certify_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="--data: folder; by default runs/certify-DATA.")] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda; RUN: also auto, the default.")] = "cpu",
-    jobs: Annotated[int | None, typer.Option(help="--data: threads that certify, -1 for all cores.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes that share the points, -1 for all cores.")] = 1,
+    backend: Annotated[str, typer.Option(help="What runs them: loky, dask or ray.")] = "loky",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask or ray cluster.")] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     report: Annotated[bool, typer.Option(help="Write curves and report.html.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
@@ -87,11 +92,14 @@ def certify_command(
         need = "--data instead of a run folder" if run is not None else "a run folder instead of --data"
         raise InvalidArgument(name.replace("_", "-"), need, context.params[name])
     at = None if radii is None else [number(r) for r in names(radii)]
+    alone = queues.check(jobs, backend, scheduler) == 1 and scheduler is None
+    queue = partial(queues.run_queue, jobs=jobs, backend=backend, scheduler=scheduler)
+    spread: Spread = here if alone else queue
     if run is not None:
         certified = certify_run(
             run, by=by, sigma=sigma, samples=(SAMPLES[0], samples), alpha=alpha, queries=queries,
             k=_one(k) if "k" in given else 1, seed=seed, device=device if "device" in given else "auto",
-            radii=at, attack=attack, report=report, on_step=None if as_json else Sayer(),
+            radii=at, attack=attack, report=report, spread=spread, on_step=None if as_json else Sayer(),
         )  # fmt: skip
         print_json(certified.to_plain()) if as_json else _show(certified, attack)
         return
@@ -99,8 +107,8 @@ def certify_command(
     found = certify_table(
         load_table(data, data_dir), names(methods), whole("k", k), norm=norm, n_test=n_test,
         seeds=[seed] if seeds is None else whole("seeds", seeds), method=method, attack=attack,
-        radii=at, out=out, budget=None if budget is None else seconds(budget), device=device, jobs=jobs,
-        report=report,
+        radii=at, out=out, budget=None if budget is None else seconds(budget), device=device,
+        report=report, spread=spread,
         on_step=None if as_json else lambda words, done, all_: say(f"{data}: {words} ({done + 1} of {all_})"),
     )  # fmt: skip
     if as_json:
@@ -115,7 +123,7 @@ def certify_command(
 
 
 OF_RUN = {"by", "sigma", "samples", "alpha", "queries"}
-OF_DATA = {"methods", "data_dir", "n_test", "norm", "seeds", "method", "budget", "out", "jobs"}
+OF_DATA = {"methods", "data_dir", "n_test", "norm", "seeds", "method", "budget", "out"}
 """Options that one form alone has."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import subprocess
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
+from .. import queues
 from ..config import number
-from ..errors import InvalidArgument, RunError, UnknownName
+from ..errors import InvalidArgument, UnknownName
 from ..evaluation import Share
 from ..evaluation.card import LEVELS, Level
+from ..evaluation.indexes import Kind
 from ..results.record import Record
 from ..runs import STEPS, default_search, evaluate_run, open_run
 from ..scorecard import evaluate
@@ -33,7 +35,14 @@ def evaluate_command(
     images: Annotated[
         Path | None, typer.Option(help="Folder of images for MODULE:FACTORY; its folders are the classes.")
     ] = None,
-    gallery: Annotated[Path | None, typer.Option(help="Gallery folder; by default the images.")] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Gallery: a folder of images or of vectors, or embeddings .npy; else the images."),
+    ] = None,
+    gallery_labels: Annotated[Path | None, typer.Option(help="Labels (.npy) of a gallery .npy.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="Deployed index of FAISS to put into the loop: flat, ivf or hnsw.")
+    ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels of images from a folder.")] = 224,
     suite: Annotated[str | None, typer.Option(help="Suite; see `holdfast list suites`.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius; by default the run's, or 8/255.")] = None,
@@ -43,6 +52,9 @@ def evaluate_command(
     seed: Annotated[int, typer.Option(help="Of targets and random starts.")] = 0,
     queries: Annotated[int | None, typer.Option(help="Attack a random sample of so many.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for attacks: 90s, 10m, 2h.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory between queries and gallery: 512M, 4G; else no limit.")
+    ] = None,
     check: Annotated[str, typer.Option(help="Check the evaluation itself: quick, full or off.")] = "quick",
     full: Annotated[bool, typer.Option("--full", help="The same as --check full.")] = False,
     repair: Annotated[str | None, typer.Option(help="Time to mend what the checks find: 60s, 5m.")] = None,
@@ -50,20 +62,20 @@ def evaluate_command(
     clusters: Annotated[str | None, typer.Option(help="Number of clusters, or auto; else classes.")] = None,
     inference: Annotated[str, typer.Option(help="Clusters: kmeans, spherical or prototype.")] = "kmeans",
     poison: Annotated[float, typer.Option(help="Share of references that suite poisoning changes.")] = 0.1,
-    jobs: Annotated[int, typer.Option(help="Processes that share the queries.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes that share the queries, -1 for all cores.")] = 1,
+    backend: Annotated[str, typer.Option(help="What runs them: loky, dask or ray.")] = "loky",
+    scheduler: Annotated[str | None, typer.Option(help="Address of a dask or ray cluster.")] = None,
     shard: Annotated[str | None, typer.Option(help="Compute part I/N only, into the shared folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for MODULE:FACTORY.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the searches: fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Of the searches: fp32, bf16 or auto.")] = "fp32",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
 ) -> None:
     """Attack an encoder, check the evaluation itself, and append the records to its folder."""
     use_threads(threads)
-    if jobs < 1:
-        raise InvalidArgument("jobs", "an integer >= 1", jobs)
-    if jobs > 1:
-        _spread(jobs)
+    if queues.check(jobs, backend, scheduler) > 1 or scheduler is not None:
+        _spread(jobs, backend, scheduler, budget)
     level, share = cast(Level, "full" if full else check), _share(shard, budget)
     if level not in LEVELS:
         raise UnknownName("check", level, LEVELS)
@@ -71,7 +83,7 @@ def evaluate_command(
         "seed": seed, "verdict": level, "queries": queries, "precision": cast(Precision, precision),
         "device": device, "repair_seconds": None if repair is None else seconds(repair),
         "twin": None if twin is None else open_run(twin).encoder(), "clusters": _clusters(clusters),
-        "inference": inference, "poison": poison,
+        "inference": inference, "poison": poison, "memory": memory, "index": cast(Kind | None, index),
     }  # fmt: skip
     own = ":" in what and not Path(what).exists()
     folder = Path(what) if not own else out or Path("runs") / what.replace(":", "-").replace(".", "-")
@@ -82,7 +94,7 @@ def evaluate_command(
             chosen = None if alpha is None and steps == STEPS else _search(radius, steps, alpha, suite)
             records = _own(
                 what, images, share, suite=suite, eps=radius, norm=norm or "linf", size=size, search=chosen,
-                gallery=gallery, out=folder, **common,
+                gallery=gallery, gallery_labels=gallery_labels, out=folder, **common,
             )  # fmt: skip
         else:
             opened = open_run(folder)
@@ -170,19 +182,17 @@ def _made(name: str) -> Any:
         raise InvalidArgument("encoder", told, name) from error
 
 
-def _spread(jobs: int) -> None:
-    """Let processes of this same command compute their parts; this one then puts them together."""
-    command = [word for word in sys.argv[1:] if word != "--json"]
-    place = next((i for i, word in enumerate(command) if word.split("=")[0] == "--jobs"), None)
-    if place is not None:
-        del command[place : place + (1 if "=" in command[place] else 2)]
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "holdfast", *command, "--shard", f"{i}/{jobs}", "--threads", "1"],
-            stdout=subprocess.DEVNULL,
-        )
-        for i in range(jobs)
-    ]
-    codes = [process.wait() for process in running]
-    if any(codes):
-        raise RunError(f"a part failed (exit codes {codes}); what is done is kept: run the same again")
+def _spread(jobs: int, backend: str, scheduler: str | None, budget: str | None) -> None:
+    """Let processes compute shares of this same command; this one then puts them together."""
+    command = queues.without(sys.argv[1:], "--jobs", "--backend", "--scheduler", "--json")
+    total = queues.shares(queues.processes(jobs), budget)
+    tasks = [(command, os.getcwd(), i, total) for i in range(total)]
+    queues.run_queue(_part, tasks, jobs=jobs, backend=backend, scheduler=scheduler)
+
+
+def _part(command: list[str], folder: str, i: int, total: int) -> None:
+    """Compute one share in a worker: the command as given, from the folder where it was given."""
+    app = typer.Typer()
+    app.command()(evaluate_command)
+    with queues.quietly_in(folder):
+        app([*command[1:], "--shard", f"{i}/{total}", "--threads", "1"], standalone_mode=False)

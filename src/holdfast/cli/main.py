@@ -9,7 +9,19 @@ import typer
 
 from .._version import __version__
 from ..errors import HoldfastError
-from . import certify, compare, doctor, evaluate, listing, quickstart, report, train
+from . import (
+    bench,
+    certify,
+    compare,
+    doctor,
+    embed,
+    evaluate,
+    listing,
+    plan,
+    quickstart,
+    report,
+    train,
+)
 from .output import say_error
 
 app = typer.Typer(
@@ -21,10 +33,13 @@ app = typer.Typer(
 )
 app.command("quickstart")(quickstart.quickstart_command)
 app.command("train")(train.train_command)
+app.command("plan")(plan.plan_command)
 app.command("evaluate")(evaluate.evaluate_command)
+app.command("embed")(embed.embed_command)
 app.command("certify")(certify.certify_command)
 app.command("compare")(compare.compare_command)
 app.command("report")(report.report_command)
+app.command("bench")(bench.bench_command)
 app.command("list")(listing.list_command)
 app.command("doctor")(doctor.doctor_command)
 

@@ -130,7 +130,7 @@ class LazyImages:
         numbers = self._numbers(rows)
         middle = (self.resize - self.crop) // 2
         flat = numbers.flatten().tolist()
-        decoded = self._decode(flat, [Window(middle, middle)] * len(flat))
+        decoded = self.from_bytes(self._decode(flat, [Window(middle, middle)] * len(flat)))
         return decoded.reshape(*numbers.shape, *decoded.shape[1:])
 
     def augmented(self, rows: Tensor | Sequence[int], generator: torch.Generator | None = None) -> Tensor:
@@ -140,6 +140,12 @@ class LazyImages:
         so a crop depends neither on the order of the batch nor on the other images. An image that comes
         twice in a batch is cut twice, independently.
         """
+        return self.from_bytes(self.augmented_bytes(rows, generator))
+
+    def augmented_bytes(
+        self, rows: Tensor | Sequence[int], generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Return what :meth:`augmented` makes images of: (k,) -> (k, h, w, 3) uint8 on the CPU."""
         chosen = self._numbers(rows).tolist()
         seed = int(torch.randint(2**62, (1,), generator=generator))
         seen: Counter[int] = Counter()
@@ -148,6 +154,14 @@ class LazyImages:
             windows.append(self._window(stream(seed, "augment", row, seen[row])))
             seen[row] += 1
         return self._decode(chosen, windows)
+
+    def from_bytes(self, raw: Tensor) -> Tensor:
+        """Put pixels (k, h, w, 3) uint8 on the device as images: (k, 3, h, w) in [0, 1].
+
+        From pinned memory the copy to a CUDA device does not wait.
+        """
+        x = raw.to(self.device, non_blocking=True).permute(0, 3, 1, 2).float().contiguous()
+        return x / torch.tensor(255.0, device=self.device)  # a tensor, for a scalar is inexact on CUDA
 
     def listing(self) -> bytes:
         """Return names, sizes in bytes and sides as JSON: what a fingerprint of the set is made of."""
@@ -180,8 +194,7 @@ class LazyImages:
         else:
             with ThreadPoolExecutor(min(self.workers, len(rows)), "holdfast-decode") as pool:
                 list(pool.map(fill, range(len(rows))))  # raises the first error; the rest is called off
-        x = torch.from_numpy(raw).to(self.device).permute(0, 3, 1, 2).float().contiguous()
-        return x / torch.tensor(255.0, device=self.device)  # a tensor, for a scalar is inexact on CUDA
+        return torch.from_numpy(raw)
 
 
 def _processors() -> int:

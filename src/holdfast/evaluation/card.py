@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +16,16 @@ import torch
 from torch import Tensor
 
 from ..attacks import Outcome, hits
+from ..attacks.indexed import AgainstIndex, Index, index_hits
+from ..attacks.slices import queries_in
 from ..errors import InvalidArgument
 from ..files import read_json, write_json
+from ..functional.ranking import chunks
 from ..results import record
 from ..results.record import UNCHECKED, Record
 from ..rng import stream
 from ..search import Precision
+from ..search.precision import choose_precision
 from ..threat import L2Threat, LinfThreat
 from ..types import ClusterTask, Images, RetrievalTask, Search
 from .clusters import (
@@ -38,13 +43,23 @@ from .retrieval import CUTS, evaluate_retrieval
 from .score import score
 from .smallest import robustness_curve
 from .stats import Estimate, estimate
-from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite
+from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite, taken
 from .union import UNION, union
 from .verdict import Examination, Repaired, Verdict, conduct, repair
+from .verdict.deployment import precision as precision_check
+from .verdict.material import Unavailable
 
 Level = Literal["off", "quick", "full"]
 LEVELS: tuple[Level, ...] = ("off", "quick", "full")
 DONE, VERDICT, MENDED = "done.json", "verdict.json", "repaired.json"
+DEPLOYED, INDEXED = "recall@1:index", "INDEX"
+"""The share of queries that the deployed index answers rightly, and the attack that aims at it."""
+CHECKED = 1024
+"""Queries that the checks compare with the gallery at once."""
+TRIED = 256
+"""Queries that a precision is tried on."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +73,7 @@ class Plan:
     seed
         Of targets, random starts, k-means and bootstrap.
     precision
-        Of the searches.
+        Of the searches; ``"auto"`` has to be settled (:func:`settled`) before anything is measured.
     level
         How the evaluation is checked: ``"off"``, ``"quick"`` or ``"full"``.
     repair_seconds
@@ -71,6 +86,12 @@ class Plan:
         Queries at a time; changes no result.
     share
         Compute a part only.
+    memory
+        Bytes for what is computed between queries and gallery, on top of embeddings, images and what the
+        encoder needs; it changes results by rounding at most, but the checks look at so many queries only as
+        they can compare with the gallery at once. ``None`` is no limit.
+    index
+        The deployed search: (n, e), k -> (n, k) gallery rows. Set by :func:`against`.
     evidence
         What some checks need besides, by the names of :class:`~holdfast.evaluation.verdict.Examination`.
     """
@@ -85,11 +106,35 @@ class Plan:
     labelled: bool = True
     chunk: int = 128
     share: Share = field(default_factory=Share)
+    memory: int | None = None
+    index: Index | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.level not in LEVELS:
             raise InvalidArgument("level", "'off', 'quick' or 'full'", self.level)
+        if self.memory is not None and self.memory < 1:
+            raise InvalidArgument("memory", "bytes >= 1, or None", self.memory)
+
+
+def against(plan: Plan, index: Index) -> Plan:
+    """Put a deployed index into the loop of an evaluation.
+
+    Beside every Recall@1 by exact search then stands ``recall@1:index``, what the index makes of the same
+    embeddings; an attack ``INDEX`` (:class:`~holdfast.attacks.indexed.AgainstIndex`) aims at its answers; and
+    check R29 compares the two.
+
+    Raises
+    ------
+    InvalidArgument
+        For a suite on clusters, or images without labels.
+    """
+    if plan.suite.clusters or not plan.labelled:
+        raise InvalidArgument("index", "a suite on a gallery, and labels", plan.suite.name)
+    flags = {"recall@1": True, DEPLOYED: True}
+    entry = Entry(label=INDEXED, attack=AgainstIndex(index=index), higher_is_robust=flags)
+    suite = replace(plan.suite, entries=(*plan.suite.entries, entry))
+    return replace(plan, suite=suite, index=index, evidence={**plan.evidence, "index": index})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +202,7 @@ def measure(
     results = run_suite(
         task, plan.suite, plan.search, plan.threat,
         seed=plan.seed, chunk=plan.chunk, precision=plan.precision, folder=store, on_chunk=on_chunk,
-        share=plan.share,
+        share=plan.share, memory=plan.memory,
     )  # fmt: skip
     if plan.share.count > 1:  # one of several processes: whoever puts the shares together writes records
         return Measured(records=[], results=results)
@@ -170,9 +215,10 @@ def measure(
     ball = isinstance(plan.threat, LinfThreat | L2Threat) and plan.threat.eps > 0
     able = plan.labelled or isinstance(task, ClusterTask)  # which cluster was its own, every query knows
     if plan.level != "off" and able and plan.suite.entries and ball:
+        seen, looked_at, evidence = _examined(part, plan, results)
         examination = Examination(
-            task=part, results=results, search=plan.search, threat=plan.threat, seed=plan.seed,
-            level=cast(Any, plan.level), **plan.evidence,
+            task=seen, results=looked_at, search=plan.search, threat=plan.threat, seed=plan.seed,
+            level=cast(Any, plan.level), **evidence,
         )  # fmt: skip
         verdict = conduct(examination)
         if plan.repair_seconds is not None:
@@ -209,6 +255,46 @@ def measure(
     return Measured(records=records, results=results, verdict=verdict)
 
 
+def settled(task: RetrievalTask, plan: Plan) -> Plan:
+    """Replace precision ``"auto"`` by the one that is used: see :func:`~holdfast.search.choose_precision`.
+
+    What speaks against bfloat16 is check R31 on a sample of the queries; where labels or a ball are missing
+    nobody can tell, and float32 is used.
+    """
+    if plan.precision != "auto":
+        return plan
+    ball = isinstance(plan.threat, LinfThreat | L2Threat) and plan.threat.eps > 0
+    able = ball and (plan.labelled or isinstance(task, ClusterTask))
+
+    def agrees() -> bool:
+        some = sample(task, queries_in(plan.memory, task, TRIED), plan.seed)
+        asked = Examination(
+            task=some, search=plan.search, threat=plan.threat, seed=plan.seed, precision="bf16"
+        )  # fmt: skip
+        try:
+            return precision_check(asked).status == "pass"
+        except Unavailable:
+            return False
+
+    chosen = choose_precision(task.encoder, task.z.device, agrees=agrees if able else None)
+    _log.info("precision of the searches: %s, as %s", chosen.precision, chosen.reason)
+    return replace(plan, precision=chosen.precision)
+
+
+def _examined(
+    part: RetrievalTask, plan: Plan, results: Sequence[EntryResult]
+) -> tuple[RetrievalTask, Sequence[EntryResult], Mapping[str, Any]]:
+    """Return what the checks look at: all that is covered, or a random sample that memory allows."""
+    whole = [result._replace(rows=None) for result in results]  # row i of an outcome is query i of ``part``
+    fit = queries_in(plan.memory, part, CHECKED)
+    if fit >= min(len(part), CHECKED):
+        return part, whole, plan.evidence
+    rows = torch.randperm(len(part), generator=stream(plan.seed, "checks"))[:fit].sort().values
+    some = [r._replace(outcome=taken(r.outcome, rows)) for r in whole]
+    evidence = {name: value for name, value in plan.evidence.items() if name != "certificate"}
+    return part.rows(rows.to(part.z.device)), some, evidence
+
+
 def _strength(plan: Plan) -> dict[str, Any]:
     """Return the fields of records that tell the strength of an evaluation."""
     alpha, steps = getattr(plan.search, "alpha", 0.0), getattr(plan.search, "steps", None)
@@ -225,7 +311,8 @@ def _repaired(plan: Plan, found: Repaired, task: RetrievalTask, about: Mapping[s
     Of clusters it is the flip rate. Steps and their length are those that the evaluation began with: the
     record stands beside its others.
     """
-    right = float(hits(task.z, task).mean())
+    several = [task.rows(rows) for rows in chunks(len(task), queries_in(plan.memory, task, CHECKED))]
+    right = float(torch.cat([hits(some.z, some) for some in several]).mean())
     held = estimate((~found.success).double(), plan.seed)
     scaled = Estimate(held.value * right, held.low * right, held.high * right, held.n)
     seen = {**about, "verdict": found.verdict.word, "failed": found.verdict.failed, **_strength(plan)}
@@ -268,7 +355,10 @@ def _benign(part: RetrievalTask, plan: Plan) -> dict[str, Estimate]:
     if isinstance(part, ClusterTask):
         return evaluate_clusters(part, plan.seed)
     cuts = [k for k in CUTS if k < len(part.gallery.z)]
-    return evaluate_retrieval(part, cuts, seed=plan.seed) if plan.labelled else {}
+    found = evaluate_retrieval(part, cuts, seed=plan.seed, memory=plan.memory) if plan.labelled else {}
+    if plan.index is not None:
+        found[DEPLOYED] = estimate(index_hits(plan.index, part.z, part), plan.seed)
+    return found
 
 
 def _attacked(
@@ -292,6 +382,9 @@ def _attacked(
         for state, measures in (("clean", outcome.clean), ("attacked", outcome.attacked)):
             for metric, higher in entry.higher_is_robust.items():
                 measured(entry.label, state, metric, measures[metric], higher, seconds)
+        if plan.index is not None and DEPLOYED not in outcome.attacked and "recall@1" in outcome.attacked:
+            found_there = index_hits(plan.index, outcome.z, part)
+            measured(entry.label, "attacked", DEPLOYED, found_there, True, seconds)
         if "radius" in outcome.attacked:
             points, median = robustness_curve(outcome, plan.threat.eps)
             for radius, e in points[:-1]:  # the last stands there already
@@ -340,7 +433,10 @@ def _exhibit(
         if shown is not task:
             order = task.index.argsort()
             part = task.rows(order[torch.searchsorted(task.index[order], part.index)].to(task.z.device))
-        return attack_again(part, entry, plan.search, plan.threat, seed=plan.seed, precision=plan.precision)
+        return attack_again(
+            part, entry, plan.search, plan.threat,
+            seed=plan.seed, precision=plan.precision, memory=plan.memory,
+        )  # fmt: skip
 
     write_exhibits(folder, shown, images, results, plan.threat, class_names, again=again)
 

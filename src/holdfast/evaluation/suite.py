@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -15,8 +16,10 @@ from torch import Tensor
 
 from ..attacks import Outcome, run
 from ..attacks.run import join
+from ..attacks.slices import columns, cost, within
 from ..errors import InvalidArgument
 from ..files import read_arrays, write_arrays
+from ..functional.memory import enough
 from ..functional.ranking import chunks
 from ..rng import stream
 from ..search import Precision
@@ -77,6 +80,7 @@ class WithSearch:
         seed: int = 0,
         label: str = "attack",
         precision: Precision = "fp32",
+        memory: int | None = None,
     ) -> Outcome:
         """Attack every query at once; see :func:`holdfast.attacks.run`."""
         used: Any = self.search or search
@@ -84,7 +88,7 @@ class WithSearch:
             used = replace(used, random_start=True)
         return run(
             task, self.attack, used, threat,
-            seed=seed, label=label, batch_size=len(task), precision=precision,
+            seed=seed, label=label, batch_size=len(task), precision=precision, memory=memory,
         )  # fmt: skip
 
 
@@ -199,6 +203,7 @@ def run_suite(
     on_chunk: Callable[[str, int, int], None] | None = None,
     share: Share | None = None,
     keep_images: bool | None = None,
+    memory: int | None = None,
 ) -> list[EntryResult]:
     """Run every attack of a suite on every query.
 
@@ -227,11 +232,21 @@ def run_suite(
         Keep attacked images in the results and in the folder; by default where those of one attack take no
         more than 32 MiB. Elsewhere ``outcome.x`` is empty, (n, 0): :func:`~holdfast.attacks.run` on chosen
         rows makes the same images again.
+    memory
+        Bytes for what attacks compute between queries and gallery, see :func:`~holdfast.attacks.run`; it
+        changes results by rounding at most. ``None`` is no limit.
+
+    Raises
+    ------
+    InvalidArgument
+        If an attack needs more for a single query; before any begins.
     """
     if chunk < 1:
         raise InvalidArgument("chunk", "an integer >= 1", chunk)
     if suite.clusters and not isinstance(task, ClusterTask):
         raise InvalidArgument("task", f"a ClusterTask for suite {suite.name}", type(task).__name__)
+    for entry in suite.entries:
+        queries_within(entry, task, memory, chunk)
     share = share or Share()
     if keep_images is None:
         keep_images = len(task) * task.x[:1].numel() * 4 <= KEEP_BYTES
@@ -252,7 +267,9 @@ def run_suite(
         seen = sum(map(len, covered))
         for entry in suite.entries:
             path = folder and folder / f"{_file_name(entry.label)}-{names[number]}.npz"
-            job = _Job(entry, _shortened(search, entry.fewer_steps), threat, seed, precision, keep_images)
+            job = _Job(
+                entry, _shortened(search, entry.fewer_steps), threat, seed, precision, keep_images, memory
+            )  # fmt: skip
             done[entry.label].append(job.chunk(task, rows, path))
             if on_chunk is not None:
                 on_chunk(entry.label, seen, len(task))
@@ -264,7 +281,7 @@ def run_suite(
     return [
         EntryResult(
             entry,
-            _taken(join([outcome for outcome, _ in done[entry.label]]), back),
+            taken(join([outcome for outcome, _ in done[entry.label]]), back),
             sum(seconds for _, seconds in done[entry.label]),
             some,
         )
@@ -280,14 +297,42 @@ def attack_again(
     *,
     seed: int = 0,
     precision: Precision = "fp32",
+    memory: int | None = None,
 ) -> Outcome:
     """Attack some queries as :func:`run_suite` does; the same images come out, up to rounding."""
-    return _Job(entry, _shortened(search, entry.fewer_steps), threat, seed, precision, True).halving(part)
+    job = _Job(entry, _shortened(search, entry.fewer_steps), threat, seed, precision, True, memory)
+    return job.halving(part)
 
 
-def _taken(outcome: Outcome, rows: Tensor) -> Outcome:
-    """Return an outcome with its queries in another order."""
-    if torch.equal(rows, torch.arange(len(rows))):
+def queries_within(entry: Entry, task: RetrievalTask, memory: int | None, chunk: int) -> int:
+    """Return how many queries of an attack are carried out at once: ``chunk``, or what memory allows.
+
+    An attack with a method ``run`` that knows nothing of memory gets fewer queries at a time; of all others
+    the targets, gains and measures are cut instead (:func:`~holdfast.attacks.run`).
+
+    Raises
+    ------
+    InvalidArgument
+        If one query does not fit; names what would be enough.
+    """
+    if memory is None:
+        return chunk
+    attack = getattr(entry.attack, "attack", entry.attack) if _knows_memory(entry.attack) else entry.attack
+    if not hasattr(attack, "run"):
+        within(attack, task, memory, chunk, entry.label)
+        return chunk
+    needed = sum(cost(attack, task)[:2])
+    enough(memory, needed, f"{entry.label} on one query against {columns(task)} rows")
+    return min(chunk, memory // needed)
+
+
+def _knows_memory(attack: Any) -> bool:
+    return hasattr(attack, "run") and "memory" in inspect.signature(attack.run).parameters
+
+
+def taken(outcome: Outcome, rows: Tensor) -> Outcome:
+    """Return some queries of an outcome, or all in another order."""
+    if len(rows) == len(outcome.z) and torch.equal(rows, torch.arange(len(rows))):
         return outcome
     at = rows.to(outcome.z.device)
     return Outcome(
@@ -307,6 +352,7 @@ class _Job(NamedTuple):
     seed: int
     precision: Precision
     keep_images: bool
+    memory: int | None = None
 
     def chunk(self, task: RetrievalTask, rows: Tensor, path: Path | None) -> tuple[Outcome, float]:
         """Read a chunk, or compute and store it."""
@@ -338,10 +384,14 @@ class _Job(NamedTuple):
         """Attack some queries at once."""
         attack = self.entry.attack
         names: dict[str, Any] = {"seed": self.seed, "label": self.entry.label, "precision": self.precision}
-        if hasattr(attack, "run"):
-            found: Outcome = attack.run(part, self.search, self.threat, **names)
-            return found
-        return run(part, attack, self.search, self.threat, batch_size=len(part), **names)
+        if not hasattr(attack, "run"):
+            names["batch_size"] = len(part)
+            return run(part, attack, self.search, self.threat, memory=self.memory, **names)
+        if self.memory is not None and _knows_memory(attack):
+            names["memory"] = self.memory
+        few = queries_within(self.entry, part, self.memory, len(part))
+        several = chunks(len(part), few)
+        return join([attack.run(part.rows(rows), self.search, self.threat, **names) for rows in several])
 
 
 def out_of_memory(error: BaseException) -> bool:

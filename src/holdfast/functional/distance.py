@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +18,27 @@ OFFSET = 1e-6
 """Added to every coordinate difference of row-wise Euclidean distances, the convention of PyTorch's
 ``pairwise_distance``: at u = v the value is ``1e-6 * sqrt(e)`` and the gradient is finite and not zero."""
 
+TINY = 1e-12
+"""Lengths below this count as this, as in PyTorch's ``normalize``."""
+
+LEAST = 16
+"""Rows from which a matrix product on a CPU rounds a float32 entry alike whatever the number of rows."""
+
+STEP = 4096
+"""Rows whose squares are held at a time."""
+
 
 def norms(x: Tensor) -> Tensor:
     """Return Euclidean norms along the last axis: (n, e) -> (n,)."""
     out: Tensor = torch.linalg.vector_norm(x, dim=-1)
     return out
+
+
+def _squares(x: Tensor) -> Tensor:
+    """Return squared lengths (m, e) -> (m,); without a copy of a large ``x`` unless a gradient needs it."""
+    if len(x) <= STEP or (x.requires_grad and torch.is_grad_enabled()):
+        return x.square().sum(1)
+    return torch.cat([part.square().sum(1) for part in torch.split(x, STEP)])
 
 
 def squared_matrix(a: Tensor, b: Tensor) -> Tensor:
@@ -36,13 +54,55 @@ def squared_matrix(a: Tensor, b: Tensor) -> Tensor:
     Tensor
         (n, m), >= 0. Absolute rounding error is about ``eps(dtype) * (|a|^2 + |b|^2)``.
     """
-    product = torch.addmm(b.square().sum(1)[None, :], a, b.T, alpha=-2.0)  # (n, m)
-    return (product + a.square().sum(1)[:, None]).clamp_min(0)
+    product = torch.addmm(_squares(b)[None, :], a, b.T, alpha=-2.0)  # (n, m)
+    return (product + _squares(a)[:, None]).clamp_min(0)
 
 
-def _cdist(a: Tensor, b: Tensor) -> Tensor:
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``a @ b.T``; a handful of rows take the kernel of many, whose sums are in another order."""
+    n, m = len(a), len(b)
+    a = F.pad(a, (0, 0, 0, LEAST - n)) if n < LEAST else a
+    b = F.pad(b, (0, 0, 0, LEAST - m)) if m < LEAST else b
+    return (a @ b.T)[:n, :m]
+
+
+class _Matrix(torch.autograd.Function):
+    """Euclidean matrix by one product; ``torch.cdist`` copies both sides and differentiates both."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        d = _squares(a)[:, None] + _squares(b)  # (n, m); the order of a and b does not matter to the bit
+        d.sub_(_product(a, b), alpha=2).clamp_min_(0).sqrt_()
+        ctx.save_for_backward(a, b, d)
+        return d
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        with _full_precision(grads[0]):
+            a, b, d = ctx.saved_tensors
+            ratio = grads[0] / d.masked_fill(
+                d == 0, torch.inf
+            )  # 0 where d = 0, also when differentiated again
+            to_a = to_b = None
+            if ctx.needs_input_grad[0]:
+                to_a = torch.addmm(a * ratio.sum(1, keepdim=True), ratio, b, alpha=-1.0)
+            if ctx.needs_input_grad[1]:
+                to_b = torch.addmm(b * ratio.sum(0)[:, None], ratio.T, a, alpha=-1.0)
+            return to_a, to_b
+
+
+def _full_precision(x: Tensor) -> AbstractContextManager[Any]:
+    """Return a block without autocast, which would round the products; ``torch.cdist`` has the same rule."""
+    kind = x.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+def _euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean matrix by one product, whatever the sizes, so that chunks agree; gradient 0 at distance 0."""
-    out: Tensor = torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist")
+    if torch.is_autocast_enabled(a.device.type):
+        a, b = a.float(), b.float()
+    with _full_precision(a):
+        out: Tensor = _Matrix.apply(a, b)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -67,7 +127,7 @@ class Euclidean:
 
     def matrix(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (m, e) -> (n, m); the gradient at distance 0 is 0."""
-        return _cdist(a, b)
+        return _euclidean(a, b)
 
     def rowwise(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (n, e) -> (n,)."""
@@ -93,7 +153,7 @@ class Cosine:
 
     def matrix(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (m, e) -> (n, m)."""
-        return 1 - F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
+        return 1 - F.normalize(a, dim=-1) @ b.T / norms(b).clamp_min(TINY)
 
     def rowwise(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (n, e) -> (n,)."""
@@ -160,7 +220,7 @@ class Mahalanobis:
     def matrix(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (m, e) -> (n, m)."""
         factor = self.factor.to(a)
-        return _cdist(a @ factor.T, b @ factor.T)
+        return _euclidean(a @ factor.T, b @ factor.T)
 
     def rowwise(self, a: Tensor, b: Tensor) -> Tensor:
         """(n, e), (n, e) -> (n,)."""

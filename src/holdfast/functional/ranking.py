@@ -1,15 +1,18 @@
-"""Ranks, Recall@k and average precision, in chunks of queries so that memory stays bounded."""
+"""Ranks, Recall@k and average precision, in tiles of queries by gallery rows so that memory stays bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import DataError, InvalidArgument
 from ..types import PairwiseDistance
+from .order import before, first_of, keep_first, pack, unpack
+from .screening import MOST, Screen, pays, plan_screen
+from .tiles import BUDGET, FEW, Tiles, distance_tiles, plan_tiles, sort_rows
 
 
 class RetrievalScores(NamedTuple):
@@ -63,6 +66,60 @@ def without_self(d: Tensor, self_index: Tensor) -> Tensor:
     return d
 
 
+class TopScores(NamedTuple):
+    """Retrieval quality that the first places of the list decide; every tensor is (n,).
+
+    Attributes
+    ----------
+    first_match
+        0-based rank of the first gallery row with the query's label; ``max(m, depth)`` where none stands
+        among the first ``depth``.
+    map_at_r, average_precision_10
+        As in :class:`RetrievalScores`.
+    depth
+        Largest k that :meth:`recall` knows.
+    """
+
+    first_match: Tensor
+    map_at_r: Tensor
+    average_precision_10: Tensor
+    depth: int
+
+    def recall(self, k: int) -> Tensor:
+        """Return whether a match stands among the first ``k``: (n,) bool."""
+        if not 1 <= k <= self.depth:
+            raise InvalidArgument("k", f"1 to {self.depth}, the depth that was asked for", k)
+        return self.first_match < k
+
+
+class _Relevant:
+    """The gallery rows of each query's label, in the order of the gallery."""
+
+    def __init__(self, y: Tensor, gallery_y: Tensor, own: Tensor) -> None:
+        self.rows = gallery_y.argsort(stable=True)
+        labels = gallery_y[self.rows]
+        self.start = torch.searchsorted(labels, y.contiguous())
+        self.listed = torch.searchsorted(labels, y.contiguous(), right=True) - self.start
+        with_self = (own >= 0) & (gallery_y[own.clamp_min(0)] == y)
+        self.total = self.listed - with_self.long()  # R
+
+    def of(self, which: Tensor) -> Tensor:
+        """Return (r, w) rows, the query itself included; the gallery size where there are fewer."""
+        w = torch.arange(int(self.listed[which].max()), device=which.device)
+        place = (self.start[which, None] + w).clamp_max(len(self.rows) - 1)
+        return torch.where(w < self.listed[which, None], self.rows[place], len(self.rows))
+
+
+def _own(y: Tensor, gallery_z: Tensor, self_index: Tensor | None) -> Tensor:
+    if len(y) == 0:
+        raise DataError("queries: need at least one, got 0")
+    own = torch.full_like(y, -1, dtype=torch.int64) if self_index is None else self_index
+    if len(gallery_z) < 1 + int((own >= 0).any()):
+        raise DataError(f"gallery: need at least one row besides the query, got {len(gallery_z)}")
+    return own
+
+
+@torch.no_grad()
 def retrieval_scores(
     z: Tensor,
     y: Tensor,
@@ -71,8 +128,13 @@ def retrieval_scores(
     distance: PairwiseDistance,
     self_index: Tensor | None = None,
     chunk: int = 1024,
+    *,
+    memory: int | None = None,
 ) -> RetrievalScores:
     """Rank the gallery for every query and score the list.
+
+    The rank of every relevant row is counted tile by tile; the list itself is never sorted. Where the
+    average precision of the whole list is not needed, :func:`top_scores` is faster.
 
     Parameters
     ----------
@@ -85,44 +147,161 @@ def retrieval_scores(
     self_index
         (n,) gallery row that is the query itself, -1 where there is none; it is left out of the list.
     chunk
-        Queries at a time; memory grows with ``chunk * m``. Does not change results.
+        Queries at a time, at most.
+    memory
+        Bytes of working memory on top of the embeddings; about 1 GiB by default. Neither it nor ``chunk``
+        changes results, up to the rounding of a product in tiles of other sizes.
 
     Raises
     ------
     DataError
         If there is no query, or the gallery has no row left to rank.
+    InvalidArgument
+        If ``memory`` is too small for one query; names the smallest amount that works.
     """
-    if len(z) == 0:
-        raise DataError("queries: need at least one, got 0")
-    if self_index is None:
-        self_index = torch.full_like(y, -1, dtype=torch.int64)
-    if len(gallery_z) < 1 + int((self_index >= 0).any()):
-        raise DataError(f"gallery: need at least one row besides the query, got {len(gallery_z)}")
-    parts = [
-        _score_chunk(distance.matrix(z[rows], gallery_z), y[rows], gallery_y, self_index[rows])
-        for rows in chunks(len(z), chunk)
-    ]
-    return RetrievalScores(*(torch.cat(column) for column in zip(*parts, strict=True)))
+    own = _own(y, gallery_z, self_index)
+    if chunk < 1:
+        raise InvalidArgument("chunk", "an integer >= 1", chunk)
+    relevant = _Relevant(y, gallery_y, own)
+    tiles, keep = _plan_ranks(z, gallery_z, int(relevant.listed.max()), chunk, memory)
+    order = relevant.listed.argsort(stable=True)  # queries with lists of like length together
+    parts = []
+    for at in chunks(len(order), tiles.rows):
+        which = order[at]
+        found = _Strip(distance, z[which], gallery_z, own[which], tiles.columns, keep)
+        parts.append(_score_ranks(found, relevant.of(which), relevant.total[which], len(gallery_z)))
+    back = torch.empty_like(order)
+    back[order] = torch.arange(len(order), device=order.device)
+    return RetrievalScores(*(torch.cat(column)[back] for column in zip(*parts, strict=True)))
 
 
-def _score_chunk(d: Tensor, y: Tensor, gallery_y: Tensor, self_index: Tensor) -> RetrievalScores:
-    dtype = d.dtype if d.dtype == torch.float64 else torch.float32
-    order = without_self(d, self_index).argsort(dim=1, stable=True)  # (c, m)
-    listed = order != self_index[:, None]  # self stands last, at distance infinity
-    relevant = (gallery_y[order] == y[:, None]) & listed  # (c, m)
-    total = relevant.sum(1)  # (c,)
-    m = relevant.shape[1]
-    place = torch.arange(1, m + 1, device=d.device)
-    precision = relevant.cumsum(1).to(dtype) / place * relevant  # (c, m): P(i) * rel(i)
-    first = torch.where(total > 0, relevant.int().argmax(1), torch.full_like(total, m))
-    inside_r = place[None, :] <= total[:, None]
+def _plan_ranks(z: Tensor, gallery_z: Tensor, w: int, chunk: int, memory: int | None) -> tuple[Tiles, bool]:
+    """Choose tiles, and whether the distances of a block of queries are kept between the two passes."""
+    n, m, size = len(z), len(gallery_z), z.element_size()
+    few = w <= FEW
+    most = Tiles(min(chunk, 256 if few else 128), 4096 if few else 2**17)
+    settings: dict[str, Any] = {
+        "itemsize": size,
+        "copies": 3.0 if few else 7.0,
+        "fixed": 24.0 * m + 24.0 * n,
+        "what": f"ranking one query against {m} rows",
+    }
+    per_row = w * (6.0 * 8 + 3 * size)
+    budget = BUDGET if memory is None else memory
+    try:
+        kept = plan_tiles(n, m, z.shape[1], budget, per_row=per_row + m * size, most=most, **settings)
+    except InvalidArgument:
+        kept = Tiles(0, 0)
+    if kept.rows >= min(n, most.rows, 64):
+        return kept, True
+    return plan_tiles(n, m, z.shape[1], memory, per_row=per_row, most=most, **settings), False
+
+
+class _Strip:
+    """The distances of some queries to the whole gallery, in tiles, kept or computed again for every pass."""
+
+    def __init__(
+        self, distance: PairwiseDistance, z: Tensor, gallery_z: Tensor, own: Tensor, columns: int, keep: bool
+    ) -> None:
+        self.parts = (distance, z, gallery_z, columns, own)
+        self.kept = list(distance_tiles(*self.parts)) if keep else None
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        return distance_tiles(*self.parts) if self.kept is None else iter(self.kept)
+
+
+def _score_ranks(found: _Strip, row: Tensor, total: Tensor, m: int) -> RetrievalScores:
+    limit: Tensor | None = None
+    for start, d in found:
+        inside = (row >= start) & (row < start + d.shape[1])
+        if limit is None:
+            limit = d.new_full(row.shape, torch.inf)
+        limit = torch.where(inside, d.gather(1, (row - start).clamp(0, d.shape[1] - 1)), limit)
+    assert limit is not None
+    limit, turn = limit.sort(dim=1, stable=True)  # nearest first; the query itself is last, at infinity
+    row = row.gather(1, turn)
+    rank = torch.zeros_like(row)
+    for start, d in found:
+        rank += before(d, start, limit, row)
+    return _from_ranks(rank, total, m, torch.float64 if limit.dtype == torch.float64 else torch.float32)
+
+
+def _from_ranks(rank: Tensor, total: Tensor, m: int, dtype: torch.dtype) -> RetrievalScores:
+    """Score (r, w) ascending ranks, of which the first ``total`` (r,) count."""
+    if not rank.shape[1]:
+        none = torch.zeros(len(rank), dtype=dtype, device=rank.device)
+        return RetrievalScores(torch.full_like(total, m), none, none, none)
+    place = torch.arange(1, rank.shape[1] + 1, device=rank.device)
+    precision = place.double() / (rank + 1) * (place <= total[:, None])  # sums of any width round alike
     safe = total.clamp_min(1)
     return RetrievalScores(
-        first,
-        precision.sum(1) / safe,
-        (precision * inside_r).sum(1) / safe,
-        precision[:, :10].sum(1) / 10,
+        torch.where(total > 0, rank[:, 0], torch.full_like(total, m)),
+        (precision.sum(1) / safe).to(dtype),
+        ((precision * (rank < total[:, None])).sum(1) / safe).to(dtype),
+        ((precision * (rank < 10)).sum(1) / 10).to(dtype),
     )
+
+
+@torch.no_grad()
+def top_scores(
+    z: Tensor,
+    y: Tensor,
+    gallery_z: Tensor,
+    gallery_y: Tensor,
+    distance: PairwiseDistance,
+    self_index: Tensor | None = None,
+    *,
+    depth: int = 10,
+    memory: int | None = None,
+) -> TopScores:
+    """Score what the first places of every list decide: Recall@k up to ``depth``, MAP@R and mAP@10.
+
+    Parameters
+    ----------
+    z, y, gallery_z, gallery_y, distance, self_index, memory
+        As for :func:`retrieval_scores`.
+    depth
+        Largest k of Recall@k that is asked for.
+
+    Notes
+    -----
+    Where every list is short, float32 embeddings on a processor with bfloat16 instructions are screened first
+    (:mod:`~holdfast.functional.screening`); the lists are those of float32 distances all the same, up to
+    distances that are equal to within the rounding of a float32 product.
+    """
+    own = _own(y, gallery_z, self_index)
+    if depth < 1:
+        raise InvalidArgument("depth", "an integer >= 1", depth)
+    m = len(gallery_z)
+    total = _Relevant(y, gallery_y, own).total
+    length = total.clamp_min(max(depth, 10)).clamp_max(m)
+    bits = (length.double() - 0.5).log2().ceil()  # lists of like length together, to a factor of two
+    parts, numbers = [], []
+    for level in sorted(set(bits.tolist())):
+        which = torch.nonzero(bits == level).squeeze(1)
+        k = int(length[which].max())
+        for rows, _, listed in _lists(z[which], gallery_z, k, distance, own[which], 1024, memory):
+            here = which[rows]
+            match = (gallery_y[listed] == y[here, None]) & (listed != own[here, None])  # (r, k)
+            parts.append(_score_list(match, total[here], max(m, depth), depth, z.dtype))
+            numbers.append(here)
+    back = torch.empty_like(total)
+    back[torch.cat(numbers)] = torch.arange(len(total), device=total.device)
+    first, at_r, at_10 = (torch.cat(column)[back] for column in zip(*parts, strict=True))
+    return TopScores(first, at_r, at_10, depth)
+
+
+def _score_list(
+    match: Tensor, total: Tensor, none: int, depth: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = dtype if dtype == torch.float64 else torch.float32
+    place = torch.arange(1, match.shape[1] + 1, device=match.device)
+    precision = match.cumsum(1).double() / place * match
+    hit = match[:, :depth]
+    first = torch.where(hit.any(1), hit.int().argmax(1), torch.full_like(total, none))
+    inside = place[None, :] <= total[:, None]
+    at_r = (precision * inside).sum(1) / total.clamp_min(1)
+    return first, at_r.to(dtype), (precision[:, :10].sum(1) / 10).to(dtype)
 
 
 def fraction_closer(d: Tensor, gallery_d: Tensor) -> Tensor:
@@ -144,7 +323,14 @@ def fraction_closer(d: Tensor, gallery_d: Tensor) -> Tensor:
 
 
 def nearest(
-    z: Tensor, gallery_z: Tensor, k: int, distance: PairwiseDistance, self_index: Tensor, chunk: int = 1024
+    z: Tensor,
+    gallery_z: Tensor,
+    k: int,
+    distance: PairwiseDistance,
+    self_index: Tensor,
+    chunk: int = 1024,
+    *,
+    memory: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return distances and rows of the ``k`` nearest gallery rows, without the query itself.
 
@@ -154,8 +340,15 @@ def nearest(
         (n, e) and (m, e).
     k
         At most the gallery size, less one where a query is in the gallery.
+    distance
+        Ranks by ``distance.matrix``; equal distances keep the order of the gallery. Large float32 galleries
+        may be screened as in :func:`top_scores`.
     self_index
         (n,), -1 where the query is not in the gallery.
+    chunk
+        Queries at a time, at most.
+    memory
+        Bytes of working memory on top of the embeddings and the result; about 1 GiB by default.
 
     Returns
     -------
@@ -165,8 +358,73 @@ def nearest(
     limit = len(gallery_z) - int(bool((self_index >= 0).any()))
     if not 1 <= k <= limit:
         raise InvalidArgument("k", f"1 to {limit}, the gallery rows to choose from", k)
-    found = [
-        without_self(distance.matrix(z[rows], gallery_z), self_index[rows]).topk(k, dim=1, largest=False)
-        for rows in chunks(len(z), chunk)
-    ]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    if chunk < 1:
+        raise InvalidArgument("chunk", "an integer >= 1", chunk)
+    found = list(_lists(z, gallery_z, k, distance, self_index, chunk, memory))
+    return torch.cat([d for _, d, _ in found]), torch.cat([rows for _, _, rows in found])
+
+
+def _lists(
+    z: Tensor,
+    gallery_z: Tensor,
+    k: int,
+    distance: PairwiseDistance,
+    own: Tensor,
+    chunk: int,
+    memory: int | None,
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield slices of the queries with (r, k) distances and rows of their nearest, in order."""
+    n, m, e = len(z), len(gallery_z), z.shape[1]
+    large = k > MOST and z.dtype == torch.float32 and not (z.requires_grad or gallery_z.requires_grad)
+    tiles = plan_tiles(
+        n,
+        m,
+        e,
+        memory,
+        itemsize=z.element_size(),
+        copies=8.0 if large else 3.0,
+        per_row=k * (48.0 if large else 64.0),
+        most=Tiles(min(chunk, 128), 2**17) if large else Tiles(min(chunk, 512), 8192),
+        what=f"ranking one query against {m} rows",
+    )
+    first = _first_by_keys if large else _first
+    done = 0
+    plan = plan_screen(n, m, e, k, memory) if pays(z, gallery_z, k, distance) else None
+    if plan is not None:
+        screen = Screen(gallery_z, distance, *plan)
+        for rows in chunks(n, min(chunk, screen.tiles.rows)):
+            d, listed, sound = screen.nearest(z[rows], k, own[rows])
+            rest = torch.nonzero(~sound).squeeze(1)
+            for some in chunks(len(rest), tiles.rows):
+                part = rest[some]
+                at = part + rows.start
+                d[part], listed[part] = first(
+                    distance_tiles(distance, z[at], gallery_z, tiles.columns, own[at]), k
+                )
+            yield rows, d, listed
+            done = rows.stop
+            if len(rest) > len(sound) // 2:  # screening cannot tell these embeddings apart
+                break
+        del screen
+    for some in chunks(n - done, tiles.rows):
+        rows = slice(some.start + done, some.stop + done)
+        yield rows, *first(distance_tiles(distance, z[rows], gallery_z, tiles.columns, own[rows]), k)
+
+
+def _first(tiles: Iterator[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    _, d = next(tiles)
+    best, rows = first_of(d, k)
+    for start, d in tiles:
+        more, columns = first_of(d, k)
+        both, turn = torch.cat([best, more], 1).sort(dim=1, stable=True)  # earlier rows stand first
+        best, rows = both[:, :k], torch.cat([rows, columns + start], 1).gather(1, turn[:, :k])
+    return best, rows
+
+
+def _first_by_keys(tiles: Iterator[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
+    keys: Tensor | None = None
+    for start, d in tiles:
+        more = pack(d, torch.arange(start, start + d.shape[1], device=d.device))
+        keys = keep_first(more if keys is None else torch.cat([keys, more], 1), k)
+    assert keys is not None
+    return unpack(sort_rows(keys))

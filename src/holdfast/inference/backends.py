@@ -109,7 +109,7 @@ def _faiss(z: Array, k: int, spherical: bool, seed: int, n_init: int) -> Array:
     except ImportError as error:
         raise MissingExtra("faiss", "faiss", "k-means of FAISS") from error
     rows = np.ascontiguousarray(_unit(z) if spherical else z, dtype=np.float32)
-    model = faiss.Kmeans(
+    model: Any = faiss.Kmeans(
         rows.shape[1], k, niter=100, nredo=n_init, seed=seed, spherical=spherical,
         min_points_per_centroid=1, max_points_per_centroid=len(rows),  # it would draw 256 k of the rows
     )  # fmt: skip

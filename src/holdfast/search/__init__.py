@@ -2,11 +2,14 @@
 
 from .apgd import APGD
 from .average import Averaged
+from .compiled import Compiled
 from .count import Counted
+from .float32 import full_float32
 from .gradient import NES, SPSA, Autograd
+from .graphs import Graphed
 from .modes import frozen
 from .pgd import PGD
-from .precision import LowPrecision, Precision, in_precision
+from .precision import Chosen, LowPrecision, Precision, choose_precision, in_precision, speeds
 from .rays import RayS
 from .square import Square
 from .transfer import Transfer
@@ -18,12 +21,18 @@ __all__ = [
     "SPSA",
     "Autograd",
     "Averaged",
+    "Chosen",
+    "Compiled",
     "Counted",
+    "Graphed",
     "LowPrecision",
     "Precision",
     "RayS",
     "Square",
     "Transfer",
+    "choose_precision",
     "frozen",
+    "full_float32",
     "in_precision",
+    "speeds",
 ]

@@ -12,10 +12,11 @@ from torch import Tensor
 from ..errors import InvalidArgument
 from ..rng import Randomness
 from ..schedules import Schedule
-from ..types import Encoder, Gradient, Objective, Threat, rows_of
+from ..types import Encoder, Gradient, Objective, Threat
 from .gradient import Autograd, value_of
 from .modes import frozen
-from .moving import Moving, check, merge
+from .moving import Best, Moving, check, merge, peaks
+from .region import around
 from .rules import Fixed, Rule
 
 
@@ -99,31 +100,40 @@ class Ascent:
         threat: Threat,
         generator: Randomness,
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the kept point of one run, and its value when somebody will compare it."""
-        best_x, best_value = x, None
-        work, rule = Moving(objective, len(x)), self._rule()
+        """Return the kept point of one run, and its value when somebody will compare it.
+
+        ``now``, the gradient, rule, region and best points hold the rows that still move and no others; ``x``
+        takes in the rest when it leaves.
+        """
+        exact = getattr(self.gradient, "exact", False)
+        work, rule, region = Moving(objective, len(x)), self._rule(), around(threat, x0)
+        best, now = Best(work, x), x
         for step in range(self.steps):
-            value, grad = self.gradient(encoder, x[work.rows], work, generator)
-            whole = work.whole(value, step)
-            if not bool(torch.isfinite(grad).all()):
+            value, grad = self.gradient(encoder, now, work, generator)
+            work.whole(value, step)
+            peak = peaks(grad)
+            if not bool(torch.isfinite(peak).all()):
                 raise InvalidArgument("objective", "a finite gradient", f"NaN or infinity at step {step}")
             if self._best:
-                best_x, best_value = merge(best_x, best_value, x, whole)
-            rule.see(x[work.rows], value, grad, step)
-            if getattr(self.gradient, "exact", False):
-                left = work.rest(rule.moving())
-                if left is not None:
-                    rule.cut(*left)
-                    if not len(work.rows):
-                        break
-            part = threat if work.all else rows_of(threat, work.rows)
-            moved = rule.move(x0[work.rows], part, step)
-            x = moved if work.all else x.index_put((work.rows,), moved)
+                best.see(now, value)
+            rule.see(now, value, grad, step)
+            left = work.leaving(rule.moving(peak != 0)) if exact else None
+            if left is not None:
+                x = work.put_rows(x, now)
+                best.cut(*left)
+                work.leave(*left)
+                now = now[left.rows]
+                if not len(now):
+                    break
+                rule.cut(*left)
+                region = region.rows(left.rows)
+            now = rule.move(region, step)
+        x = work.put_rows(x, now)
         if not self._best and self.restarts == 1:
             return x, None
         value = value_of(self.gradient, encoder, x, objective)
         check(value, len(x), self.steps)
-        return merge(best_x, best_value, x, value) if self._best else (x, value)
+        return merge(*best.whole(), x, value) if self._best else (x, value)
 
 
 @dataclass(frozen=True, kw_only=True)

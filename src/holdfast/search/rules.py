@@ -12,6 +12,7 @@ from ..schedules import Schedule, at
 from ..threat import RowBall
 from ..types import Threat
 from .moving import by_row
+from .region import Region
 
 
 class Rule(Protocol):
@@ -21,16 +22,19 @@ class Rule(Protocol):
         """Take the newest point (r*k, *s), its values (k,) and its gradient."""
         ...
 
-    def moving(self) -> Tensor:
-        """Return which rows could still move if their gradient stayed as it is: (r*k,) bool."""
+    def moving(self, slope: Tensor) -> Tensor:
+        """Return which rows could still move if their gradient stayed as it is: (r*k,) bool.
+
+        ``slope``, (r*k,) bool, says where a gradient is not zero.
+        """
         ...
 
     def cut(self, rows: Tensor, groups: Tensor) -> None:
         """Keep some rows and groups, given as numbers."""
         ...
 
-    def move(self, x0: Tensor, threat: Threat, step: int) -> Tensor:
-        """Return the next point, inside the threat."""
+    def move(self, region: Region, step: int) -> Tensor:
+        """Return the next point, a new tensor inside the region."""
         ...
 
 
@@ -45,18 +49,17 @@ class Fixed:
         """Keep point and gradient."""
         self.x, self.grad = x, grad
 
-    def moving(self) -> Tensor:
+    def moving(self, slope: Tensor) -> Tensor:
         """Return the rows with a gradient."""
-        return _any(self.grad != 0)
+        return slope
 
     def cut(self, rows: Tensor, groups: Tensor) -> None:
         """Keep some rows."""
         self.x, self.grad = self.x[rows], self.grad[rows]
 
-    def move(self, x0: Tensor, threat: Threat, step: int) -> Tensor:
+    def move(self, region: Region, step: int) -> Tensor:
         """Take one step."""
-        length = at(self.alpha, step / self.steps)
-        return threat.project(self.x + length * threat.direction(self.grad), x0)
+        return region.step(self.x, self.grad, at(self.alpha, step / self.steps))
 
 
 class Adaptive:
@@ -70,6 +73,7 @@ class Adaptive:
         self.rho, self.momentum = rho, momentum
         self.checkpoints = checkpoints(steps)
         self.checked = 0
+        self.looked_back = False
         empty = torch.empty(0)
         self.x = self.before = self.grad = self.best_x = self.best_grad = empty  # rows
         self.value = self.best = self.best_then = self.share = self.rises = empty  # groups
@@ -96,7 +100,8 @@ class Adaptive:
         self.best = torch.where(better, value, self.best)
         self.value = value
         self.fresh = torch.zeros_like(better)
-        if step in self.checkpoints:
+        self.looked_back = step in self.checkpoints
+        if self.looked_back:
             self._check(step)
 
     def _check(self, step: int) -> None:
@@ -112,8 +117,10 @@ class Adaptive:
         self.fresh = self.halved = again
         self.best_then, self.rises, self.checked = self.best, torch.zeros_like(self.rises), step
 
-    def moving(self) -> Tensor:
+    def moving(self, slope: Tensor) -> Tensor:
         """Return the rows with a gradient, with momentum, or away from their best point."""
+        if not self.looked_back and bool(slope.all()):  # the common case, without a pass over the points
+            return slope
         return _any((self.grad != 0) | (self.x != self.before) | (self.x != self.best_x))
 
     def cut(self, rows: Tensor, groups: Tensor) -> None:
@@ -123,14 +130,16 @@ class Adaptive:
         for name in ("value", "best", "best_then", "share", "rises", "fresh", "halved"):
             setattr(self, name, getattr(self, name)[groups])
 
-    def move(self, x0: Tensor, threat: Threat, step: int) -> Tensor:
+    def move(self, region: Region, step: int) -> Tensor:
         """Take one step; the first one, and the first one after going back, is a plain step."""
-        x = self.x
+        x, threat = self.x, region.threat
         length = 2 * unit_length(threat) * by_row(self.share, x).to(x.dtype)
-        plain = threat.project(x + length * threat.direction(self.grad), x0)
+        plain = region.project(x + length * threat.direction(self.grad))
+        if step == 0:
+            return plain
         keep = self.momentum
-        mixed = threat.project(x + keep * (plain - x) + (1 - keep) * (x - self.before), x0)
-        return torch.where(by_row(self.fresh, x), plain, mixed)
+        mixed = region.project(x + keep * (plain - x) + (1 - keep) * (x - self.before))
+        return torch.where(by_row(self.fresh, x), plain, mixed) if self.looked_back else mixed
 
 
 def checkpoints(steps: int) -> frozenset[int]:

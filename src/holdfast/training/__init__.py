@@ -2,12 +2,15 @@
 
 from .checkpoint import Checkpoint
 from .engine import Adam, Engine, pick_device
+from .group import Alone
 from .guard import CollapseGuard
 from .run import Run
+from .spread import spread_over
 from .trainer import TrainResult, preflight, train
 
 __all__ = [
     "Adam",
+    "Alone",
     "Checkpoint",
     "CollapseGuard",
     "Engine",
@@ -15,5 +18,6 @@ __all__ = [
     "TrainResult",
     "pick_device",
     "preflight",
+    "spread_over",
     "train",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidArgument
+from .group import Alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +85,19 @@ class Engine:
         Modules are moved there.
     precision
         ``"fp32"`` or ``"bf16"``.
+    group
+        The processes that step together; gradients are averaged over them.
     """
 
-    def __init__(self, modules: nn.Module, optimizer: Adam, device: torch.device, precision: str) -> None:
-        self.device, self.precision = device, precision
+    def __init__(
+        self,
+        modules: nn.Module,
+        optimizer: Adam,
+        device: torch.device,
+        precision: str,
+        group: Alone | None = None,
+    ) -> None:
+        self.device, self.precision, self.group = device, precision, group or Alone()
         self.modules = modules.to(device)
         self.optimizer = optimizer.build(self.modules)
 
@@ -97,8 +107,24 @@ class Engine:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             yield
 
-    def step(self, loss: Tensor) -> None:
-        """Back-propagate and update."""
-        self.optimizer.zero_grad(set_to_none=True)
+    def step(self, loss: Tensor, place: int = 0, of: int = 1) -> bool:
+        """Back-propagate the loss of batch ``place`` of a window of ``of``; update after its last batch.
+
+        Returns
+        -------
+        bool
+            Whether the weights were updated, with the mean of the window's gradients.
+        """
+        if place == 0:
+            self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.group.level(self.modules)
+        if place + 1 < of:
+            return False
+        if of > 1:
+            for parameter in self.modules.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.div_(of)
+        self.group.average(self.modules)
         self.optimizer.step()
+        return True

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ..data import DataSource, PairSampler
 from ..data.augment import Augment
 from ..data.sampler import MPerClass
+from ..defenses import FreeTraining
 from ..encoders import EncoderSpec, SmallCNN
 from ..errors import InvalidArgument
 from ..functional.distance import Euclidean
@@ -47,7 +48,8 @@ class Run:
     device
         ``"auto"`` takes a CUDA device when there is one.
     precision
-        ``"fp32"``, or ``"bf16"`` for the forward and backward passes (weights and losses stay float32).
+        ``"fp32"``, or ``"bf16"`` for the encoder's forward and backward passes: weights, distances, losses
+        and gains stay float32.
     guard
         Steps back when embeddings collapse; ``None`` lets them.
     average
@@ -55,6 +57,12 @@ class Run:
         hands over the last weights, as the published defenses do.
     augment
         How training images in memory are changed at each step; ``None`` leaves them.
+    accumulate
+        Batches for each optimiser step, >= 1: it is made with the mean of their gradients, all taken at the
+        same weights, and the last one of an epoch with what is left. Miners and adversaries see one batch at
+        a time, so ``k`` batches of ``b`` pairs are not one batch of ``k * b``: negatives come from ``b``
+        pairs, and the loss that a gradual adversary remembers is that of the batch before. Steps, in the log
+        and everywhere, are batches.
     """
 
     name: str
@@ -72,6 +80,7 @@ class Run:
     guard: CollapseGuard | None = None
     average: float | None = None
     augment: Augment | None = None
+    accumulate: int = 1
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -82,7 +91,13 @@ class Run:
             raise InvalidArgument("average", "a number in [0, 1), or None", self.average)
         if self.precision not in ("fp32", "bf16"):
             raise InvalidArgument("precision", "'fp32' or 'bf16'", self.precision)
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise InvalidArgument("accumulate", "an integer >= 1", self.accumulate)
         for part in _parts(self.defense):
+            if self.accumulate > 1 and isinstance(part, FreeTraining) and part.replays > 1:
+                raise InvalidArgument(
+                    "accumulate", "1 for free training, whose replays follow optimiser steps", self.accumulate
+                )
             defined = getattr(part, "distances", None)
             if defined is not None and not isinstance(self.distance, defined):
                 names = " or ".join(kind.__name__ for kind in defined)

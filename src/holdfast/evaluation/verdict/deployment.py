@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ...attacks import hits
+from ...attacks.indexed import index_hits
 from ...search import LowPrecision, Precision
-from ...types import RetrievalTask
 from ..embed import embed
 from .compare import LEVEL, beats, share, tolerance
 from .examination import BATCH, Examination
@@ -20,18 +19,10 @@ def index_in_the_loop(e: Examination) -> Finding:
     if e.index is None:
         return skipped("R29", "hand in index, the deployed search: (n, e), k -> (n, k) gallery rows")
     exact = ~e.primary.success
-    deployed = _first_right(e, e.primary.z, e.part)
+    deployed = index_hits(e.index, e.primary.z, e.part) > 0
     value = abs(share(deployed) - share(exact))
     detail = f"{e.words.score} under attack: exact {percent(share(exact))}, index {percent(share(deployed))}"
     return found("R29", at_most(value, 0.01, 0.03), value, detail)
-
-
-def _first_right(e: Examination, z: Tensor, part: RetrievalTask) -> Tensor:
-    """Return whether the first row of the index besides the query itself is of its class: (n,) bool."""
-    assert e.index is not None
-    rows = e.index(z, 2).to(e.device)
-    first = torch.where(rows[:, 0] == part.self_index, rows[:, -1], rows[:, 0])
-    return part.gallery.y[first] == part.y
 
 
 def precision(e: Examination) -> Finding:
