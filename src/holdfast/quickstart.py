@@ -97,6 +97,7 @@ def quickstart(
         records += evaluate_run(
             opened,
             device=run.device,
+            precision="fp32",
             repair_seconds=REPAIR_SECONDS,
             on_chunk=on_chunk and partial(on_chunk, name),
         )

@@ -279,7 +279,7 @@ def evaluate_run(
     search: PGD | None = None,
     seed: int = 0,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: Precision = "auto",
     verdict: Level = "quick",
     queries: int | None = None,
     share: Share | None = None,
@@ -310,8 +310,10 @@ def evaluate_run(
     device
         Where to compute.
     precision
-        Of the searches: ``"bf16"`` is faster; everything reported is measured in float32. ``"auto"`` takes
-        whichever loses nothing here (check R31); it is what was measured before where that is there.
+        Of the searches: ``"fp32"``, ``"bf16"``, or ``"auto"``: bfloat16 where the processor multiplies it
+        itself, there is enough to do, and check R31 finds nothing lost on a sample; what was measured before
+        is read back in either. What was taken stands in every record; everything reported is measured in
+        float32.
     verdict
         How the evaluation is checked: ``"off"``, ``"quick"`` or ``"full"``.
     queries
@@ -407,7 +409,7 @@ def evaluate_run(
         if index is not None:
             found_index = deployed(index, task.gallery.z, run.distance, opened.path / "indexes")
             plan = against(plan, found_index.search)
-    plan = settled(part, plan)
+    plan = settled(part, plan, settings, opened.path)
     settings["precision"] = plan.precision
     # a budget covers an unknown part of the queries, and a certificate has to have those
     proven = proves(encoder, task.distance, clusters=chosen.clusters)

@@ -292,7 +292,14 @@ def old(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist")
 
 
+@pytest.fixture
+def large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every matrix counts as large."""
+    monkeypatch.setattr("holdfast.functional.distance.FEW", 0)
+
+
 @pytest.mark.parametrize("m", [7, 5000])
+@pytest.mark.usefixtures("large")
 def test_values_and_gradients_are_those_of_cdist(m: int) -> None:
     g = stream(0, "cdist")
     a, b = (torch.randn(k, 6, generator=g, dtype=torch.float64) for k in (5, m))
@@ -306,6 +313,7 @@ def test_values_and_gradients_are_those_of_cdist(m: int) -> None:
         torch.testing.assert_close(x, y, atol=1e-10, rtol=0)
 
 
+@pytest.mark.usefixtures("large")
 def test_only_what_is_asked_for_is_differentiated(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = torch.randn(3, 4).requires_grad_(), torch.randn(9, 4)
     calls: list[tuple[int, ...]] = []
@@ -323,6 +331,7 @@ def test_only_what_is_asked_for_is_differentiated(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("name", ["euclidean", "squared", "cosine", "mahalanobis"])
+@pytest.mark.usefixtures("large")
 def test_distances_can_be_differentiated_twice(name: str) -> None:
     g = stream(1, "twice")
     a, b = (torch.randn(k, 5, generator=g, dtype=torch.float64).requires_grad_() for k in (3, 4))
@@ -331,6 +340,7 @@ def test_distances_can_be_differentiated_twice(name: str) -> None:
     assert torch.autograd.gradgradcheck(lambda x: distance.matrix(x, b.detach()), (a,))
 
 
+@pytest.mark.usefixtures("large")
 def test_second_gradients_are_zero_at_distance_zero() -> None:
     a = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).requires_grad_()
     b = torch.tensor([[1.0, 2.0], [0.0, 0.0]]).requires_grad_()
@@ -343,6 +353,7 @@ def test_second_gradients_are_zero_at_distance_zero() -> None:
     assert all(bool(torch.isfinite(x).all()) for x in second)
 
 
+@pytest.mark.usefixtures("large")
 def test_autocast_does_not_round_distances() -> None:
     a, b = torch.randn(4, 64), torch.randn(6, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):

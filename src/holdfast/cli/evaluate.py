@@ -67,7 +67,7 @@ def evaluate_command(
     scheduler: Annotated[str | None, typer.Option(help="Address of a dask or ray cluster.")] = None,
     shard: Annotated[str | None, typer.Option(help="Compute part I/N only, into the shared folder.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for MODULE:FACTORY.")] = None,
-    precision: Annotated[str, typer.Option(help="Of the searches: fp32, bf16 or auto.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Of the searches: fp32, bf16 or auto.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print records as JSON.")] = False,
@@ -150,7 +150,8 @@ def _strength(records: list[Record]) -> str:
     if not attacked:
         return "benign"
     r = attacked[0]
-    return f"{r['suite']}, {r['norm']} eps {r['eps']:.4g}, {r['steps']} steps, {r['n']} queries"
+    low = ", bf16 searches" if r["precision"] == "bf16" else ""
+    return f"{r['suite']}, {r['norm']} eps {r['eps']:.4g}, {r['steps']} steps, {r['n']} queries{low}"
 
 
 def _search(eps: float, steps: int, alpha: str | None, suite: str | None) -> Any:

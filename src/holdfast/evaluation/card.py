@@ -58,6 +58,8 @@ CHECKED = 1024
 """Queries that the checks compare with the gallery at once."""
 TRIED = 256
 """Queries that a precision is tried on."""
+WORTH = 8 * TRIED
+"""Attacks of single queries from which trying a precision can save time."""
 
 _log = logging.getLogger(__name__)
 
@@ -218,12 +220,13 @@ def measure(
         seen, looked_at, evidence = _examined(part, plan, results)
         examination = Examination(
             task=seen, results=looked_at, search=plan.search, threat=plan.threat, seed=plan.seed,
-            level=cast(Any, plan.level), **evidence,
+            level=cast(Any, plan.level), precision=plan.precision, **evidence,
         )  # fmt: skip
         verdict = conduct(examination)
         if plan.repair_seconds is not None:
             repaired = repair(examination, verdict, plan.repair_seconds)
     about = {**shared, "suite": plan.suite.name, "norm": plan.threat.norm, "fingerprint": fingerprint}
+    about["precision"] = plan.precision
     about["verdict"] = UNCHECKED if verdict is None else verdict.word
     about["failed"] = () if verdict is None else verdict.failed
     records = [_record(about, "none", "clean", m, e, seconds=spent) for m, e in benign.items()]
@@ -255,14 +258,22 @@ def measure(
     return Measured(records=records, results=results, verdict=verdict)
 
 
-def settled(task: RetrievalTask, plan: Plan) -> Plan:
+def settled(task: RetrievalTask, plan: Plan, settings: Mapping[str, Any], folder: Path | None) -> Plan:
     """Replace precision ``"auto"`` by the one that is used: see :func:`~holdfast.search.choose_precision`.
 
     What speaks against bfloat16 is check R31 on a sample of the queries; where labels or a ball are missing
-    nobody can tell, and float32 is used.
+    nobody can tell, and float32 is used. So it is for the suite of the published code, which computes in
+    float32, and where the suite makes less than ``WORTH`` attacks, as trying costs more than is saved. What
+    was found for the same ``settings`` stands in the folder: processes that share a suite ask once.
     """
     if plan.precision != "auto":
         return plan
+    by_queries = not hasattr(plan.search, "steps")  # no passes backwards to save
+    if by_queries or plan.suite.batch_means is not None or len(task) * len(plan.suite.entries) < WORTH:
+        return replace(plan, precision="fp32")
+    path = folder and folder / "evaluations" / f"precision-{_fingerprint(settings, plan)}.json"
+    if path is not None and path.exists():
+        return replace(plan, precision=read_json(path)["precision"])
     ball = isinstance(plan.threat, LinfThreat | L2Threat) and plan.threat.eps > 0
     able = ball and (plan.labelled or isinstance(task, ClusterTask))
 
@@ -278,6 +289,8 @@ def settled(task: RetrievalTask, plan: Plan) -> Plan:
 
     chosen = choose_precision(task.encoder, task.z.device, agrees=agrees if able else None)
     _log.info("precision of the searches: %s, as %s", chosen.precision, chosen.reason)
+    if path is not None:
+        write_json(path, chosen._asdict())
     return replace(plan, precision=chosen.precision)
 
 

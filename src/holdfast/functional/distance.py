@@ -27,6 +27,11 @@ LEAST = 16
 STEP = 4096
 """Rows whose squares are held at a time."""
 
+FEW = 4096
+"""Rows on both sides up to which the Euclidean matrix is ``torch.cdist``. That it copies both sides and
+differentiates both is cheap there, and where a row nearly meets itself (the sign of such a gradient is
+rounding) searches and golden numbers keep the rounding that they were made with."""
+
 
 def norms(x: Tensor) -> Tensor:
     """Return Euclidean norms along the last axis: (n, e) -> (n,)."""
@@ -38,7 +43,15 @@ def _squares(x: Tensor) -> Tensor:
     """Return squared lengths (m, e) -> (m,); without a copy of a large ``x`` unless a gradient needs it."""
     if len(x) <= STEP or (x.requires_grad and torch.is_grad_enabled()):
         return x.square().sum(1)
-    return torch.cat([part.square().sum(1) for part in torch.split(x, STEP)])
+    out, buffer = (
+        x.new_empty(len(x)),
+        x.new_empty(STEP, x.shape[1]),
+    )  # one buffer: many would scatter the heap
+    with torch.no_grad():
+        for start in range(0, len(x), STEP):
+            part = x[start : start + STEP]
+            torch.sum(torch.square(part, out=buffer[: len(part)]), 1, out=out[start : start + STEP])
+    return out
 
 
 def squared_matrix(a: Tensor, b: Tensor) -> Tensor:
@@ -80,9 +93,7 @@ class _Matrix(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
         with _full_precision(grads[0]):
             a, b, d = ctx.saved_tensors
-            ratio = grads[0] / d.masked_fill(
-                d == 0, torch.inf
-            )  # 0 where d = 0, also when differentiated again
+            ratio = grads[0] / d.masked_fill(d == 0, torch.inf)  # 0 where d = 0, differentiated again too
             to_a = to_b = None
             if ctx.needs_input_grad[0]:
                 to_a = torch.addmm(a * ratio.sum(1, keepdim=True), ratio, b, alpha=-1.0)
@@ -101,6 +112,9 @@ def _euclidean(a: Tensor, b: Tensor) -> Tensor:
     """Euclidean matrix by one product, whatever the sizes, so that chunks agree; gradient 0 at distance 0."""
     if torch.is_autocast_enabled(a.device.type):
         a, b = a.float(), b.float()
+    if max(len(a), len(b)) <= FEW:
+        near: Tensor = torch.cdist(a, b, compute_mode="use_mm_for_euclid_dist")
+        return near
     with _full_precision(a):
         out: Tensor = _Matrix.apply(a, b)  # type: ignore[no-untyped-call]
     return out

@@ -215,9 +215,10 @@ def method(runs: Sequence[RunFolder], at: Strength | None) -> str:
     if at is None or not found:
         return ""
     steps, suites = sorted({r["steps"] for r in found}), sorted({r["suite"] for r in found})
+    low = " (searched in bfloat16, measured in float32)" * any(r["precision"] == "bf16" for r in found)
     return (
         f"Attacked by the suite{'s' * (len(suites) > 1)} {join(suites)} with {budget(*at[:2])}, "
-        f"in {join([str(s) for s in steps])} steps."
+        f"in {join([str(s) for s in steps])} steps{low}."
     )
 
 

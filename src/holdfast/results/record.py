@@ -55,12 +55,16 @@ class Record(TypedDict):
     fingerprint: str
     verdict: str
     failed: list[str]
+    precision: str
 
 
 UNCHECKED = "UNCHECKED"
 """Verdict of a number whose evaluation was not examined."""
 
-_LATER: Mapping[str, Any] = {"verdict": UNCHECKED, "failed": []}
+PRECISIONS = ("fp32", "bf16")
+"""What searches compute in."""
+
+_LATER: Mapping[str, Any] = {"verdict": UNCHECKED, "failed": [], "precision": "fp32"}
 """Fields that records of earlier versions lack, and what they then mean."""
 
 _KINDS: Mapping[str, tuple[type, ...]] = {
@@ -70,7 +74,7 @@ _KINDS: Mapping[str, tuple[type, ...]] = {
         **dict.fromkeys(("eps", "alpha", "value", "seconds"), float),
         **dict.fromkeys(("time", "run", "dataset", "protocol", "encoder", "defense", "suite"), str),
         **dict.fromkeys(("attack", "state", "norm", "metric", "version", "fingerprint"), str),
-        "verdict": str,
+        **dict.fromkeys(("verdict", "precision"), str),
         "higher_is_robust": bool,
         "ci": list,
     }.items()
@@ -88,6 +92,8 @@ def _fault(record: Mapping[str, Any]) -> tuple[str, str, Any] | None:
             return name, "a finite number" + ("" if name == "value" else " >= 0"), record[name]
     if record["n"] < 1:
         return "n", "at least 1 query", record["n"]
+    if record["precision"] not in PRECISIONS:
+        return "precision", " or ".join(PRECISIONS), record["precision"]
     if record["state"] not in ("clean", "attacked"):
         return "state", "'clean' or 'attacked'", record["state"]
     if _SHARE.fullmatch(record["metric"]) and not -1e-6 <= record["value"] <= 1 + 1e-6:
@@ -129,6 +135,7 @@ def make(
     fingerprint: str = "",
     verdict: str = UNCHECKED,
     failed: Sequence[str] = (),
+    precision: str = "fp32",
     time: str | None = None,
 ) -> Record:
     """Make a record: fill in schema, time and version, and refuse what cannot be a measurement.
@@ -159,6 +166,8 @@ def make(
         Hash of the settings.
     verdict, failed
         Word of the verdict on the evaluation (``"TRUSTWORTHY"``, ...), and the checks that failed.
+    precision
+        Of the search, ``"fp32"`` or ``"bf16"``; the value itself is always measured in float32.
     time
         ISO 8601 in UTC; now, if ``None``.
 
@@ -199,6 +208,7 @@ def make(
         fingerprint=fingerprint,
         verdict=verdict,
         failed=list(failed),
+        precision=precision,
     )
     fault = _fault(record)
     if fault is not None:

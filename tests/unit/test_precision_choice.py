@@ -1,0 +1,112 @@
+"""Which precision an evaluation searches in, that it asks once, and that its checks know."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from holdfast.encoders import SmallCNN
+from holdfast.errors import InvalidArgument
+from holdfast.evaluation import SUITES, retrieval_task
+from holdfast.evaluation.card import WORTH, Plan, measure, settled
+from holdfast.evaluation.verdict import CHECKS, Examination
+from holdfast.results import record
+from holdfast.rng import stream
+from holdfast.search import PGD, Square
+from holdfast.threat import LinfThreat
+from holdfast.types import RetrievalTask
+
+THREAT = LinfThreat(eps=0.1)
+ENOUGH = -(-WORTH // len(SUITES["ers"].entries))
+"""Queries from which the suite is worth a trial."""
+
+
+def queries(n: int) -> RetrievalTask:
+    encoder = SmallCNN(width=4, embedding_dim=8).build((1, 8, 8), seed=0).eval()
+    x = torch.rand(n, 1, 8, 8, generator=stream(0, "images"))
+    return retrieval_task(encoder, x, torch.arange(n) % 3)
+
+
+def plan(name: str = "ers", **more: Any) -> Plan:
+    return Plan(suite=SUITES[name], search=PGD(steps=2, alpha=0.05), threat=THREAT, precision="auto", **more)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Pretend that this processor has bfloat16; count how often R31 is asked."""
+    calls: list[bool] = []
+    monkeypatch.setattr("holdfast.search.precision.native_bfloat16", lambda device: True)
+    real = CHECKS["R31"].run
+
+    def counted(e: Examination) -> Any:
+        calls.append(True)
+        return real(e)
+
+    monkeypatch.setattr("holdfast.evaluation.card.precision_check", counted)
+    return calls
+
+
+def test_a_small_suite_is_not_worth_the_trial(asked: list[bool]) -> None:
+    few = ENOUGH - 1
+    assert settled(queries(few), plan(), {}, None).precision == "fp32"
+    assert asked == []
+
+
+def test_the_published_suite_and_searches_without_gradient_stay_in_float32(asked: list[bool]) -> None:
+    task = queries(ENOUGH)
+    assert settled(task, plan("ers-robrank"), {}, None).precision == "fp32"
+    assert settled(task, replace(plan(), search=Square(queries=10)), {}, None).precision == "fp32"
+    assert asked == []
+
+
+def test_what_was_found_is_kept_for_the_other_processes(asked: list[bool], tmp_path: Path) -> None:
+    task = queries(ENOUGH)
+    first = settled(task, plan(), {"data": "a"}, tmp_path)
+    assert first.precision in ("fp32", "bf16")
+    assert len(asked) == 1
+    assert settled(task, plan(), {"data": "a"}, tmp_path) == first
+    assert len(asked) == 1
+    settled(task, plan(), {"data": "b"}, tmp_path)  # another evaluation asks for itself
+    assert len(asked) == 2
+
+
+def test_without_labels_nobody_can_tell(asked: list[bool]) -> None:
+    found = settled(queries(ENOUGH), plan("ers", labelled=False), {}, None)
+    assert (found.precision, asked) == ("fp32", [])
+
+
+def test_a_word_that_was_asked_for_stays() -> None:
+    assert settled(queries(4), replace(plan(), precision="bf16"), {}, None).precision == "bf16"
+
+
+def test_every_record_tells_the_precision() -> None:
+    chosen = replace(plan("core"), precision="bf16", level="off")
+    found = measure(queries(24), chosen, {"run": "a"}, {})
+    assert {r["precision"] for r in found.records} == {"bf16"}
+
+
+def test_records_of_before_were_float32(tmp_path: Path) -> None:
+    made = record.make(run="a", metric="recall@1", value=0.5, n=2)
+    old = {name: value for name, value in made.items() if name != "precision"}
+    record.append(tmp_path / "r.jsonl", [old])  # type: ignore[list-item]
+    assert record.read(tmp_path / "r.jsonl")[0]["precision"] == "fp32"
+    with pytest.raises(InvalidArgument, match="precision"):
+        record.make(run="a", metric="recall@1", value=0.5, n=2, precision="fp8")
+
+
+def test_silent_success_is_judged_in_the_precision_of_the_search() -> None:
+    """A point that the search saw broken is one that it may return, though float32 says otherwise."""
+    task = queries(60)
+    search = PGD(steps=6, alpha=0.02, keep="best")
+    e = Examination(task=task, results=[], search=search, threat=LinfThreat(eps=0.02), precision="bf16")
+    assert CHECKS["R23"].run(e).status == "pass"
+    wandering = Examination(
+        task=task, results=[], search=replace(search, keep="last", alpha=0.5, steps=7),
+        threat=LinfThreat(eps=0.02), precision="bf16",
+    )  # fmt: skip
+    found = CHECKS["R23"].run(wandering)
+    assert (found.status == "pass") == (found.value == 0)
