@@ -2,15 +2,18 @@
 
 The loss is cross-entropy of logits that are similarities to ten fixed prototypes; steps, step length, batch,
 threat and start (the clean images) are the same, and all are measured in turn, in one run, beside the bare
-passes: as many forward and input-gradient passes of the same network. Also printed: the share of pixels on
-which the results agree. Usage: ``python benchmarks/peers_pgd.py [--rounds N] [--threads N] [--out FILE]``;
-the peers come with ``pip install 'holdfast[bench]'``.
+passes: as many forward and input-gradient passes of the same network. Weights need no gradient, so that all
+do the same passes; with ``--trainable`` they do, as in a model that was just built, and the peers compute
+that gradient too. Also printed: the share of pixels on which the results agree.
+Usage: ``python benchmarks/peers_pgd.py [--trainable] [--rounds N] [--threads N] [--cpu] [--out FILE]``; the
+peers come with ``pip install 'holdfast[bench]'``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 import torch
@@ -44,9 +47,9 @@ class Prototypes(nn.Module):
         return 10 * self.encoder(x) @ self.get_buffer("prototypes").T
 
 
-def measure(spec: C2F2 | SmallCNN, rounds: int) -> dict[str, object]:
+def measure(spec: C2F2 | SmallCNN, rounds: int, trainable: bool, cpu: bool) -> dict[str, object]:
     encoder = spec.build((1, 28, 28), 0)
-    model = Prototypes(encoder, encoder.embedding_dim).eval()
+    model = Prototypes(encoder, encoder.embedding_dim).eval().requires_grad_(trainable)
     x = torch.rand(BATCH, 1, 28, 28, generator=stream(0, "images"))
     y = torch.arange(BATCH) % 10
     search, threat = PGD(steps=STEPS, alpha=ALPHA), LinfThreat(eps=EPS)
@@ -62,7 +65,7 @@ def measure(spec: C2F2 | SmallCNN, rounds: int) -> dict[str, object]:
     }
     missing = {name: work for name, work in works.items() if isinstance(work, str)}
     there = {name: work for name, work in works.items() if not isinstance(work, str)}
-    times = interleaved(there, rounds)
+    times = interleaved(there, rounds, clock=time.process_time if cpu else time.perf_counter)
     found: dict[str, object] = {"encoder": spec.name, "missing": missing}
     for name, work in there.items():
         spent, slower = times[name].spread, ratio(times[name], times["holdfast"])
@@ -91,12 +94,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--trainable", action="store_true")
+    parser.add_argument("--cpu", action="store_true", help="CPU seconds: on a shared machine, one thread")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    rows = [measure(spec, args.rounds) for spec in (C2F2(), SmallCNN())]
+    rows = [measure(spec, args.rounds, args.trainable, args.cpu) for spec in (C2F2(), SmallCNN())]
     if args.out:
-        what = {"steps": STEPS, "batch": BATCH, "threads": args.threads, "peers": versions()}
+        what = {
+            "steps": STEPS,
+            "batch": BATCH,
+            "threads": args.threads,
+            "trainable": args.trainable,
+            "peers": versions(),
+        }
         args.out.write_text(json.dumps({"machine": machine(), **what, "rows": rows}, indent=2) + "\n")
 
 

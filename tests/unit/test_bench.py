@@ -51,14 +51,25 @@ def ticking(*durations: float) -> Callable[[], float]:
     return lambda: next(steps)
 
 
-def test_rounds_are_interleaved_and_begin_in_turn() -> None:
+def test_rounds_are_interleaved_and_every_variant_has_every_place() -> None:
     order: list[str] = []
     works = {name: lambda name=name: order.append(name) for name in "abc"}
-    found = interleaved(works, 3, warm_up=1, clock=ticking(1, 2, 3, 20, 30, 10, 300, 100, 200))
-    assert "".join(order) == "abc" + "abc" + "bca" + "cab"
+    found = interleaved(works, 3, warm_up=1, clock=ticking(1, 2, 3, 30, 20, 10, 200, 300, 100))
+    assert "".join(order) == "abc" + "abc" + "cba" + "bca"
     assert found["a"].seconds == pytest.approx((1, 10, 100))
     assert found["b"].seconds == pytest.approx((2, 20, 200))
     assert found["c"].seconds == pytest.approx((3, 30, 300))
+    order.clear()
+    interleaved(works, 6, warm_up=0)
+    for first in range(3):
+        assert sorted(order[first::3]) == list("aabbcc")
+
+
+@pytest.mark.parametrize(("each", "rounds"), [(1.0, 5), (2.0, 3), (0.01, 8), (50.0, 2)])
+def test_short_works_get_more_rounds(each: float, rounds: int) -> None:
+    """Two works in two rounds at least, ten seconds at least, four times the rounds at most."""
+    found = interleaved({"a": int, "b": int}, 2, warm_up=0, least=10.0, clock=ticking(*[each] * 16))
+    assert len(found["a"].seconds) == len(found["b"].seconds) == rounds
 
 
 def test_warm_up_is_not_measured_and_settle_comes_before_the_clock() -> None:

@@ -19,6 +19,7 @@ from holdfast.attacks import (
 )
 from holdfast.attacks.shift import first_is_right
 from holdfast.errors import InvalidArgument
+from holdfast.evaluation import retrieval_task
 from holdfast.functional.distance import Euclidean, SquaredEuclidean
 from holdfast.functional.ranking import retrieval_scores
 from holdfast.rng import stream
@@ -295,3 +296,21 @@ def test_places_are_checked() -> None:
             TargetedNeighbour(j=bad)
         with pytest.raises(InvalidArgument, match="k: need an integer >= 1"):
             hits(task.z, task, bad)
+
+
+def test_hits_look_at_bounded_numbers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.randn(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    task = retrieval_task(nn.Identity(), z, torch.arange(30) % 3)
+    whole = hits(z, task)
+    largest: list[int] = []
+    matrix = type(task.distance).matrix
+
+    def noted(self: Any, a: Tensor, b: Tensor) -> Tensor:
+        largest.append(len(a) * len(b))
+        return matrix(self, a, b)
+
+    monkeypatch.setattr(type(task.distance), "matrix", noted)
+    monkeypatch.setattr("holdfast.attacks.places.NUMBERS", 120)
+    assert torch.equal(hits(z, task), whole)
+    assert max(largest) <= 120
+    assert 0 < float(whole.mean()) < 1

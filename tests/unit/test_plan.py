@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from holdfast import config
 from holdfast.adversaries import Fixed
 from holdfast.bench.calibrate import (
+    Pace,
     Stopwatch,
     Subject,
     _Enough,
@@ -21,6 +23,7 @@ from holdfast.bench.calibrate import (
     attack_seconds,
     calibrate,
     made_up,
+    mean_share,
     pace,
 )
 from holdfast.bench.cost import Choice, Costs, advise, predict
@@ -34,7 +37,7 @@ from holdfast.runs import default_search
 COSTS = Costs(
     setup=2.0, batch=1.0, epoch=3.0, search_step=0.1, batches=10, half=0.5, half_attack=0.25, load=5.0,
     benign=0.01, attacks={"ers": {"CA+": 0.1, "ES": 0.2, "LTM": 0.3}, "core": {"CA+": 0.1, "ES": 0.2}},
-    verdict=4.0, train_bytes=1000, evaluate_bytes=600, base_bytes=400,
+    verdict=4.0, batch_most=1.5, train_bytes=1000, evaluate_bytes=600, base_bytes=400,
 )  # fmt: skip
 ASKED = Choice(epochs=4, steps=8, batch_pairs=64, suite="ers", queries=100)
 
@@ -46,6 +49,8 @@ def test_prediction_by_hand() -> None:
     assert found.seconds == pytest.approx(54 + 70)
     assert found.bytes == 1000
     assert sum(found.parts.values()) == pytest.approx(found.seconds)
+    assert found.train_most == pytest.approx(54 + 40 * 0.5)
+    assert predict(COSTS, ASKED, replace(ASKED, half=True)).train_most == pytest.approx(34 + 40 * 0.25)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +128,29 @@ def test_the_stopwatch_leaves_warm_up_out() -> None:
     assert found.batch == pytest.approx(8 / 3)
     assert found.epoch == pytest.approx(5.0)
     assert found.setup == pytest.approx(16 - 2 * 8 / 3)
+    assert found.batches == (10, 6, 2, 3, 3)
+    assert found.early(4) == pytest.approx(2.5)
+    assert found.early(1) == 10
+
+
+def test_shares_of_what_moves() -> None:
+    found = Pace(1.0, 1.0, None, (1.0, 1.0), passed=(10, 40), saved=(30, 0))
+    assert found.whole == 40
+    assert found.shares == [0.25, 1.0]
+
+
+def test_a_share_that_grows_is_drawn_on_and_ends_at_one() -> None:
+    rising = [0.1 + 0.2 * math.log(i + 1) for i in range(10)]
+    exact = sum(min(1.0, 0.1 + 0.2 * math.log(i + 1)) for i in range(400)) / 400
+    assert mean_share(rising, 400) == pytest.approx(exact)
+    assert mean_share(rising, 4) == pytest.approx(sum(rising[:4]) / 4)
+
+
+def test_a_share_without_a_trend_stays_and_one_that_falls_ends_at_its_least() -> None:
+    assert mean_share([0.2, 0.3, 0.2, 0.3, 0.2, 0.3, 0.25], 1000) == pytest.approx(0.25)
+    assert mean_share([0.2, 0.9], 1000) == pytest.approx(0.55)  # two batches show no trend
+    falling = [0.9 - 0.3 * math.log(i + 1) for i in range(10)]
+    assert mean_share(falling, 10**4) == pytest.approx(falling[-1], abs=1e-3)
 
 
 def test_the_stopwatch_wants_some_batches_unless_they_are_slow() -> None:
@@ -159,9 +187,11 @@ def test_rows_that_left_are_seen_in_a_real_training() -> None:
     """A destination that is reached at once empties the search; random triplets of ACT never do."""
     subject = _small()
     easy = config.replace(subject.run, "defense.adversary.destination", Fixed(value=-2.0))
-    assert pace(easy, subject.split, 0.01, steps=2)[0].absent > 0
+    assert sum(pace(easy, subject.split, 0.01, steps=2)[0].saved) > 0
     full = changed(recipe("act"), {"batch": 8, "steps": 2, "epochs": 2}, [])
-    assert pace(full, subject.split, 0.01, steps=2)[0].absent == 0
+    found = pace(full, subject.split, 0.01, steps=2)[0]
+    assert sum(found.saved) == 0
+    assert found.shares == [1.0] * len(found.batches)
 
 
 def _small() -> Subject:

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
-from ..functional.ranking import without_self
+from ..functional.ranking import chunks, without_self
 from ..types import RetrievalTask
+
+NUMBERS = 2**24
+"""Distances that :func:`hits` looks at at once: 64 MiB of them in float32."""
 
 
 def clean_first(task: RetrievalTask) -> Tensor:
@@ -69,6 +72,9 @@ def hits(z: Tensor, task: RetrievalTask, k: int = 1) -> Tensor:
     """
     if k < 1:
         raise InvalidArgument("k", "an integer >= 1", k)
+    at_once = max(1, NUMBERS // max(1, len(task.gallery.z)))
+    if len(z) > at_once:
+        return torch.cat([hits(z[rows], task.rows(rows), k) for rows in chunks(len(z), at_once)])
     d = task.distance.matrix(z, task.gallery.z)  # (n, m)
     right = nearest_allowed(d, own_rows(task)) < nearest_allowed(d, other_rows(task), k)
     return right.to(z.dtype)

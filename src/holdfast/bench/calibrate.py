@@ -31,8 +31,8 @@ SAMPLE, CHUNK, CHECKED = 512, 128, 200
 CHECKS = 1.5
 """Checks of level quick cost about as much as so many attacks on 200 queries: 0.9 to 4 were measured."""
 CHECKS_FIXED = 1.0
-STAY = 0.5
-"""Share of the rows that leave early searches of a training, and are taken to stay in later ones [D]."""
+SURE = 2.0
+"""Standard errors that a trend has to be away from none before it is drawn on."""
 WARM, LEAST = 2, 3
 """Batches that warm up, and the fewest that are measured."""
 
@@ -109,30 +109,98 @@ def absent(calls: Sequence[int], steps: int) -> int:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds before the first batch, of a batch, and of the end of an epoch (None: not seen).
+    """What a training that was only begun took.
 
-    ``absent`` are the input gradients that were saved in a batch by rows that left a search.
+    Attributes
+    ----------
+    setup
+        Seconds before the first batch, as far as they are more than later batches take.
+    batch
+        Mean seconds of a batch, without those that warm up.
+    epoch
+        Seconds at the end of an epoch; None: not seen.
+    batches
+        Seconds of every batch.
+    passed, saved
+        Input gradients of every batch: those that were computed, and those that were saved by rows that left
+        a search.
     """
 
     setup: float
     batch: float
     epoch: float | None
-    absent: float = 0.0
+    batches: tuple[float, ...] = ()
+    passed: tuple[int, ...] = ()
+    saved: tuple[int, ...] = ()
+
+    @property
+    def whole(self) -> float:
+        """Input gradients of a batch whose searches nobody leaves, on average."""
+        return (sum(self.passed) + sum(self.saved)) / max(len(self.passed), 1)
+
+    @property
+    def shares(self) -> list[float]:
+        """Share of its input gradients that every batch computed."""
+        return [p / max(p + s, 1) for p, s in zip(self.passed, self.saved, strict=True)]
+
+    def early(self, count: int) -> float:
+        """Return mean seconds of the first batches, so many with those that warm up."""
+        some = self.batches[min(WARM, count - 1) : count]
+        return sum(some) / len(some)
+
+
+def mean_share(shares: Sequence[float], count: int) -> float:
+    """Return the mean share of rows that move over a training, from that of its first batches.
+
+    Parameters
+    ----------
+    shares
+        Of the first batches, each in [0, 1].
+    count
+        Batches of the training.
+
+    Notes
+    -----
+    Later batches are taken to lie on ``a + b log(number of the batch)``, fitted to the first ones by least
+    squares and cut at 1 and at the lowest share that was seen; where ``b`` is within two standard errors
+    of 0, at the mean of what was seen [D].
+
+    Examples
+    --------
+    >>> mean_share([0.2, 0.2, 0.2], 10), mean_share([0.0, 0.5, 1.0], 2)
+    (0.2, 0.25)
+    """
+    seen = list(shares[:count])
+    n = len(seen)
+    mean = sum(seen) / n
+    x = [math.log(i + 1) for i in range(count)]
+    middle = sum(x[:n]) / n
+    spread = sum((v - middle) ** 2 for v in x[:n])
+    slope = 0.0
+    if n > 3:
+        slope = sum((v - middle) * (s - mean) for v, s in zip(x, seen, strict=False)) / spread
+        rest = sum((s - mean - slope * (v - middle)) ** 2 for v, s in zip(x, seen, strict=False))
+        if abs(slope) <= SURE * math.sqrt(rest / (n - 2) / spread):
+            slope = 0.0
+    later = [min(1.0, max(min(seen), mean + slope * (v - middle))) for v in x[n:]]
+    return (sum(seen) + sum(later)) / count
 
 
 class Stopwatch:
-    """Times the lines of a training log, and raises when there are enough of them."""
+    """Times the lines of a training log, and raises when there are enough of them.
+
+    ``passes`` returns how many input gradients a batch computed, and how many it saved.
+    """
 
     def __init__(
         self,
         seconds: float,
         clock: Callable[[], float] = time.perf_counter,
-        passes: Callable[[], int] = lambda: 0,
+        passes: Callable[[], tuple[int, int]] = lambda: (0, 0),
     ) -> None:
         self.seconds, self.clock, self.passes = seconds, clock, passes
-        self.saved = list[int]()
+        self.counts = list[tuple[int, int]]()
         self.begun = self.last = clock()
-        self.first = 0.0
         self.batches, self.ends = list[float](), list[float]()
 
     def __call__(self, line: Mapping[str, Any]) -> None:
@@ -145,7 +213,7 @@ class Stopwatch:
             self.ends.append(spent)
         elif line["kind"] == "step":
             self.batches.append(spent)
-            self.saved.append(self.passes())
+            self.counts.append(self.passes())
         elif self.batches:
             self.batches[-1] += spent
         enough = len(self.batches) >= WARM + LEAST and now - self.begun >= self.seconds
@@ -162,7 +230,9 @@ class Stopwatch:
             setup=max(0.0, sum(self.batches[:warm]) - warm * batch),
             batch=batch,
             epoch=sum(self.ends) / len(self.ends) if self.ends else None,
-            absent=sum(self.saved[warm:]) / len(measured),
+            batches=tuple(self.batches),
+            passed=tuple(passed for passed, _ in self.counts),
+            saved=tuple(saved for _, saved in self.counts),
         )
 
 
@@ -175,7 +245,12 @@ def pace(
 ) -> tuple[Pace, Encoder]:
     """Train for some seconds, with at least a few batches, and return the pace and the encoder so far."""
     kept = Kept(part=run.encoder)
-    watch = Stopwatch(seconds, clock, lambda: absent(kept.taken(), steps))
+
+    def passes() -> tuple[int, int]:
+        calls = kept.taken()
+        return sum(calls), absent(calls, steps)
+
+    watch = Stopwatch(seconds, clock, passes)
     with contextlib.suppress(_Enough):
         train(replace(run, encoder=kept), split, on_line=watch)
     return watch.pace(), kept.last.eval()
@@ -250,8 +325,9 @@ def calibrate(subject: Subject, seconds: float = SECONDS) -> Costs:
 
     Notes
     -----
-    Rows whose gain is flat leave a search, and do so less and less as training goes on: half of those that
-    left in the measured batches are counted as if they had stayed [D].
+    Rows whose gain is flat leave a search, in some recipes most rows at first and fewer and fewer as training
+    goes on: the share that stays is drawn on by :func:`mean_share`, and ``batch_most`` is a batch that no row
+    leaves.
     Attacks are timed on the encoder that the few batches have trained. Searches on it seldom end early, as
     they may on a trained one, so times err to the longer side. One that has collapsed errs to the shorter.
     Attacks with many steps are timed with few and drawn on in a straight line.
@@ -266,28 +342,40 @@ def calibrate(subject: Subject, seconds: float = SECONDS) -> Costs:
         torch.cuda.reset_peak_memory_stats()
     tempo, encoder = pace(run, split, 0.4 * seconds, subject.clock, subject.steps)
     train_bytes = _peak(device)
-    batch = tempo.batch
-    if tempo.absent:
-        x = split.train.x[torch.arange(min(SAMPLE, len(split.train)))].to(device)
-        batch += STAY * tempo.absent * gradient_seconds(encoder.to(device), x, subject.clock)
-    slope, half = 0.0, None
-    if subject.fewer is not None and subject.steps > subject.fewer[0]:
-        short, _ = pace(subject.fewer[1], split, 0.1 * seconds, subject.clock)
-        slope = max(0.0, tempo.batch - short.batch) / (subject.steps - subject.fewer[0])
-    if subject.half is not None:
-        half = pace(subject.half, split, 0.1 * seconds, subject.clock)[0].batch / tempo.batch
-    forget()
-    found = _evaluation(subject, encoder.to(device), 0.4 * seconds)
     labels = split.train.y
     if len(labels) < subject.train_images:
         classes = torch.unique(labels)
         labels = classes[torch.arange(subject.train_images) % len(classes)]
+    batches = run.sampler.batches_per_epoch(labels)
+    batch = most = tempo.batch
+    growth = 1.0
+    if any(tempo.saved):
+        x = split.train.x[torch.arange(min(SAMPLE, len(split.train)))].to(device)
+        one = gradient_seconds(encoder.to(device), x, subject.clock) * tempo.whole  # all gradients of a batch
+        shares = tempo.shares
+        measured = shares[min(WARM, len(shares) - 1) :]
+        seen, later = sum(measured) / len(measured), mean_share(shares, run.epochs * batches)
+        batch, most = max(0.0, batch + (later - seen) * one), batch + (1 - seen) * one
+        growth = later / max(measured[0], 1e-9)
+    slope, half = 0.0, None
+    if subject.fewer is not None and subject.steps > subject.fewer[0]:
+        short, _ = pace(subject.fewer[1], split, 0.1 * seconds, subject.clock)
+        n = min(len(short.batches), len(tempo.batches))
+        slope = max(0.0, tempo.early(n) - short.early(n)) / (subject.steps - subject.fewer[0])
+        slope = min(slope * growth, batch / subject.steps)
+    if subject.half is not None:
+        other, _ = pace(subject.half, split, 0.1 * seconds, subject.clock)
+        n = min(len(other.batches), len(tempo.batches))
+        half = other.early(n) / tempo.early(n)
+    forget()
+    found = _evaluation(subject, encoder.to(device), 0.4 * seconds)
     return Costs(
         setup=tempo.setup,
         batch=batch,
+        batch_most=most,
         epoch=found.embed * min(500, subject.train_images) if tempo.epoch is None else tempo.epoch,
         search_step=slope,
-        batches=run.sampler.batches_per_epoch(labels),
+        batches=batches,
         half=half,
         half_attack=found.half,
         load=found.embed * subject.test_images,

@@ -23,6 +23,8 @@ class Costs:
     ----------
     setup, batch, epoch
         Seconds before the first batch, of a batch, and at the end of an epoch.
+    batch_most
+        Seconds of a batch whose searches no row leaves early.
     search_step
         Seconds of a batch that one step of its search costs; 0 without a search.
     batches
@@ -47,6 +49,7 @@ class Costs:
 
     setup: float
     batch: float
+    batch_most: float
     epoch: float
     search_step: float
     batches: int
@@ -88,9 +91,13 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """Seconds and bytes; ``parts`` are the seconds by what they are spent on."""
+    """Seconds and bytes; ``parts`` are the seconds by what they are spent on.
+
+    ``train_most`` is the time of a training whose searches no row leaves early.
+    """
 
     train: float
+    train_most: float
     evaluate: float
     train_bytes: int
     evaluate_bytes: int
@@ -131,15 +138,14 @@ def predict(costs: Costs, asked: Choice, choice: Choice | None = None) -> Predic
 
     Notes
     -----
-    A batch costs ``batch + (steps - steps asked) * search_step``. Batches and queries are taken to cost the
-    same all along, although searches whose gains are flat leave early, most of all when training has
-    advanced: the prediction errs to the longer side there.
+    A batch costs ``batch + (steps - steps asked) * search_step``, the mean over the training that was asked:
+    with fewer epochs of a recipe whose searches grow longer the prediction errs to the longer side.
 
     Examples
     --------
-    >>> costs = Costs(setup=1, batch=0.5, epoch=1, search_step=0.05, batches=10, half=0.5, half_attack=0.5,
-    ...     load=1, benign=0.01, attacks={"core": {"CA+": 0.02}}, verdict=4, train_bytes=3, evaluate_bytes=2,
-    ...     base_bytes=1)
+    >>> costs = Costs(setup=1, batch=0.5, batch_most=0.5, epoch=1, search_step=0.05, batches=10, half=0.5,
+    ...     half_attack=0.5, load=1, benign=0.01, attacks={"core": {"CA+": 0.02}}, verdict=4,
+    ...     train_bytes=3, evaluate_bytes=2, base_bytes=1)
     >>> asked = Choice(epochs=2, steps=8, batch_pairs=4, suite="core", queries=100)
     >>> round(predict(costs, asked).train, 6), round(predict(costs, asked).evaluate, 6)
     (13.0, 8.0)
@@ -149,6 +155,7 @@ def predict(costs: Costs, asked: Choice, choice: Choice | None = None) -> Predic
         raise InvalidArgument("suite", f"one that was measured: {', '.join(costs.attacks)}", c.suite)
     batch = max(0.0, costs.batch + (c.steps - asked.steps) * costs.search_step)
     batch *= (costs.half or 1.0) if c.half else 1.0
+    most = batch * max(1.0, costs.batch_most / max(costs.batch, 1e-12))
     slower = (costs.half_attack or 1.0) if c.half_attack else 1.0
     share = c.batch_pairs / asked.batch_pairs
     parts = {
@@ -162,6 +169,7 @@ def predict(costs: Costs, asked: Choice, choice: Choice | None = None) -> Predic
     train = parts["training"] + parts["ends of epochs"]
     return Prediction(
         train=train,
+        train_most=train + c.epochs * costs.batches * (most - batch),
         evaluate=sum(parts.values()) - train,
         train_bytes=round(costs.base_bytes + share * (costs.train_bytes - costs.base_bytes)),
         evaluate_bytes=costs.evaluate_bytes,

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 from ..errors import InvalidArgument
 
 Work = Callable[[], Any]
+MOST = 4
+"""Short works get at most so many times the rounds."""
 
 
 class Spread(NamedTuple):
@@ -68,6 +70,7 @@ def interleaved(
     rounds: int = 5,
     *,
     warm_up: int = 1,
+    least: float = 0.0,
     clock: Callable[[], float] = time.perf_counter,
     settle: Work | None = None,
 ) -> dict[str, Timing]:
@@ -81,6 +84,9 @@ def interleaved(
         Measured calls of each, >= 1.
     warm_up
         Calls of each before, which are not measured.
+    least
+        Seconds that all measured calls together take at least: short works get more rounds, up to
+        :data:`MOST` times as many.
     clock
         Seconds.
     settle
@@ -89,8 +95,8 @@ def interleaved(
     Returns
     -------
     dict
-        A :class:`Timing` for each name. Each round begins one variant later than the one before, so that no
-        variant always follows the same other.
+        A :class:`Timing` for each name. Every other round runs backwards, and pairs of rounds begin one
+        variant later, so that no variant always follows the same other and each has every place.
 
     Examples
     --------
@@ -114,12 +120,17 @@ def interleaved(
             settle()
         return clock()
 
-    for i in range(rounds):
-        first = i % max(len(names), 1)
-        for name in names[first:] + names[:first]:
+    spent = 0.0
+    for i in range(MOST * rounds):
+        if i >= rounds and spent >= least:
+            break
+        first = i // 2 % max(len(names), 1)
+        order = names[first:] + names[:first]
+        for name in reversed(order) if i % 2 else order:
             start = now()
             works[name]()
             found[name].append(now() - start)
+            spent += found[name][-1]
     return {name: Timing(tuple(seconds)) for name, seconds in found.items()}
 
 

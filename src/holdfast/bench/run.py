@@ -21,6 +21,8 @@ from .peers import versions
 
 SCHEMA = 1
 ROUNDS = {"tiny": 1, "quick": 5, "full": 9}
+LEAST = {"tiny": 0.0, "quick": 6.0, "full": 60.0}
+"""Seconds that the measured calls of a job take at least, in further rounds."""
 Row = dict[str, Any]
 
 
@@ -66,7 +68,7 @@ def bench(
     size
         ``"quick"`` takes minutes on 2 cores, ``"full"`` measures the sizes of published tables.
     rounds
-        Of each variant; by default 5, and 9 in full.
+        Of each variant; by default 5, and 9 in full, and up to four times as many of short works.
     memory
         Whether peak memory is measured, in further processes.
     clock
@@ -94,6 +96,7 @@ def bench(
             raise UnknownName("case", name, CASES)
     if size not in ROUNDS:
         raise InvalidArgument("size", "'tiny', 'quick' or 'full'", size)
+    least = LEAST[size] if rounds is None else 0.0
     rounds = ROUNDS[size] if rounds is None else rounds
     if rounds < 1:
         raise InvalidArgument("rounds", "an integer >= 1", rounds)
@@ -102,7 +105,7 @@ def bench(
         if only and case not in only:
             continue
         for job in jobs(size):
-            for row in _rows(case, job, size, rounds, memory, clock, here):
+            for row in _rows(case, job, size, (rounds, least), memory, clock, here):
                 rows.append(row)
                 if on_row is not None:
                     on_row(row)
@@ -125,15 +128,18 @@ def _rows(
     case: str,
     job: Job,
     size: Size,
-    rounds: int,
+    rounds: tuple[int, float],
     memory: bool,
     clock: Callable[[], float],
     here: dict[str, float],
 ) -> Iterator[Row]:
-    """Yield a row for each thing that a job is compared with; ``here`` gathers yardsticks."""
+    """Yield a row for each thing that a job is compared with; ``here`` gathers yardsticks.
+
+    ``rounds`` are their number, and the seconds that they take at least.
+    """
     variants = job.variants()
     settle = torch.cuda.synchronize if torch.cuda.is_available() else None
-    times = interleaved(variants, rounds, clock=clock, settle=settle)
+    times = interleaved(variants, rounds[0], least=rounds[1], clock=clock, settle=settle)
     peaks: dict[str, int | None] = {}
     if memory and job.memory and size != "tiny":
         for name in variants:

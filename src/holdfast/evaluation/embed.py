@@ -113,7 +113,7 @@ def _gallery(
 ) -> Gallery:
     if isinstance(gallery, Tensor) and gallery.ndim == 2 and z.shape[1:] == gallery.shape[1:]:
         g = gallery.to(z)
-        if not bool(torch.isfinite(g).all()):
+        if not all(bool(g[rows].isfinite().all()) for rows in chunks(len(g), 2**14)):
             raise InvalidArgument("gallery", "finite embeddings", "NaN or infinity")
     elif isinstance(gallery, Tensor) and gallery.ndim == 2:
         raise InvalidArgument("gallery", f"embeddings (m, {z.shape[1]})", tuple(gallery.shape))

@@ -6,6 +6,9 @@ are equal and plain sorting, partitioning and binary search are exact. Other pre
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -99,3 +102,50 @@ def keep_first(keys: Tensor, k: int) -> Tensor:
         return keys.topk(k, dim=1, largest=False, sorted=False).values
     by_parts(lambda part: part.partition(k - 1, axis=1), keys)
     return keys[:, :k].clone()
+
+
+class Below:
+    """The keys of the gallery rows no farther than an edge of each query, gathered tile by tile.
+
+    [D] Where a query has at least ``k`` such rows, its first ``k`` are among them, whatever the edge.
+
+    Parameters
+    ----------
+    edge
+        (r,) float32 distances; changed.
+    room
+        Keys that are kept for a query at most.
+    """
+
+    def __init__(self, edge: Tensor, room: int) -> None:
+        self.edge = edge
+        self.keys = torch.full((len(edge), room), torch.iinfo(torch.int64).max)
+        self.count = torch.zeros(len(edge), dtype=torch.int64)
+
+    def add(self, start: int, d: Tensor) -> None:
+        """Gather from (r, c) distances to gallery rows ``start`` to ``start + c - 1``, on a CPU."""
+        by_parts(lambda *part: _gather(start, *part), d, self.edge, self.keys, self.count)
+
+    def first(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return (r, k) sorted keys, and (r,) whether these are the first; the rest are filled up."""
+        used = max(k, int(self.count.max()))
+        return sort_rows(self.keys[:, :used])[:, :k], self.count >= k
+
+
+def _gather(start: int, *parts: np.ndarray[Any, Any]) -> None:
+    d, edge, keys, count = parts
+    r, c = d.shape
+    while True:
+        place = np.flatnonzero(d <= edge[:, None])
+        bounds = np.searchsorted(place, np.arange(r + 1) * c)
+        new = np.diff(bounds)
+        full = new > keys.shape[1] - count
+        if not full.any():
+            break
+        edge[full], count[full] = -np.inf, -(2**62)  # too many: not known
+    found = torch.from_numpy(d.reshape(-1)[place])
+    place -= np.repeat(np.arange(r) * c - start, new)
+    more = pack(found, torch.from_numpy(place)).numpy()
+    for i in np.flatnonzero(new):
+        keys[i, count[i] : count[i] + new[i]] = more[bounds[i] : bounds[i + 1]]
+    count += new

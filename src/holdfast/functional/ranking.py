@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -10,9 +11,12 @@ from torch import Tensor
 
 from ..errors import DataError, InvalidArgument
 from ..types import PairwiseDistance
-from .order import before, first_of, keep_first, pack, unpack
+from .order import Below, before, first_of, keep_first, pack, unpack
 from .screening import MOST, Screen, pays, plan_screen
-from .tiles import BUDGET, FEW, Tiles, distance_tiles, plan_tiles, sort_rows
+from .tiles import BUDGET, FEW, Tiles, by_parts, distance_tiles, plan_tiles, sort_rows
+
+SAMPLED, LEAST_SAMPLED = 16, 8192
+"""One gallery row in so many is sampled where lists are long; galleries from which that pays."""
 
 
 class RetrievalScores(NamedTuple):
@@ -280,9 +284,11 @@ def top_scores(
     for level in sorted(set(bits.tolist())):
         which = torch.nonzero(bits == level).squeeze(1)
         k = int(length[which].max())
-        for rows, _, listed in _lists(z[which], gallery_z, k, distance, own[which], 1024, memory):
+        for rows, d, listed in _lists(z[which], gallery_z, k, distance, own[which], 1024, memory):
             here = which[rows]
-            match = (gallery_y[listed] == y[here, None]) & (listed != own[here, None])  # (r, k)
+            match = gallery_y[listed] == y[here, None]  # (r, k)
+            if bool(d[:, -1].isinf().any()):  # the query itself is listed
+                match &= listed != own[here, None]
             parts.append(_score_list(match, total[here], max(m, depth), depth, z.dtype))
             numbers.append(here)
     back = torch.empty_like(total)
@@ -296,12 +302,13 @@ def _score_list(
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = dtype if dtype == torch.float64 else torch.float32
     place = torch.arange(1, match.shape[1] + 1, device=match.device)
-    precision = match.cumsum(1).double() / place * match
     hit = match[:, :depth]
     first = torch.where(hit.any(1), hit.int().argmax(1), torch.full_like(total, none))
-    inside = place[None, :] <= total[:, None]
-    at_r = (precision * inside).sum(1) / total.clamp_min(1)
-    return first, at_r.to(dtype), (precision[:, :10].sum(1) / 10).to(dtype)
+    at_10 = (match[:, :10].cumsum(1) / place[:10].double() * match[:, :10]).sum(1) / 10
+    match = match & (place[None, :] <= total[:, None])
+    matches = match.cumsum(1, dtype=torch.int32).mul_(match)  # up to and with a match, else 0
+    at_r = (matches.double() @ place.double().reciprocal()) / total.clamp_min(1)
+    return first, at_r.to(dtype), at_10.to(dtype)
 
 
 def fraction_closer(d: Tensor, gallery_d: Tensor) -> Tensor:
@@ -387,28 +394,88 @@ def _lists(
         most=Tiles(min(chunk, 128), 2**17) if large else Tiles(min(chunk, 512), 8192),
         what=f"ranking one query against {m} rows",
     )
-    first = _first_by_keys if large else _first
+    exact = _first_by_keys if large else _first
+
+    def first(at: Tensor | slice) -> tuple[Tensor, Tensor]:
+        return exact(distance_tiles(distance, z[at], gallery_z, tiles.columns, own[at]), k)
+
+    quick: _Sampled | Screen | None = None
+    screened = plan_screen(n, m, e, k, memory) if pays(z, gallery_z, k, distance) else None
+    if screened is not None:
+        quick = Screen(gallery_z, distance, *screened)
+    elif large and z.device.type == gallery_z.device.type == "cpu":
+        quick = _Sampled.planned(distance, n, gallery_z, k, chunk, memory)
     done = 0
-    plan = plan_screen(n, m, e, k, memory) if pays(z, gallery_z, k, distance) else None
-    if plan is not None:
-        screen = Screen(gallery_z, distance, *plan)
-        for rows in chunks(n, min(chunk, screen.tiles.rows)):
-            d, listed, sound = screen.nearest(z[rows], k, own[rows])
+    if quick is not None:
+        for rows in chunks(n, min(chunk, quick.tiles.rows)):
+            d, listed, sound = quick.nearest(z[rows], k, own[rows])
             rest = torch.nonzero(~sound).squeeze(1)
             for some in chunks(len(rest), tiles.rows):
                 part = rest[some]
-                at = part + rows.start
-                d[part], listed[part] = first(
-                    distance_tiles(distance, z[at], gallery_z, tiles.columns, own[at]), k
-                )
+                d[part], listed[part] = first(part + rows.start)
             yield rows, d, listed
             done = rows.stop
-            if len(rest) > len(sound) // 2:  # screening cannot tell these embeddings apart
+            if len(rest) > len(sound) // 2:  # it cannot tell these embeddings apart
                 break
-        del screen
+        del quick
     for some in chunks(n - done, tiles.rows):
         rows = slice(some.start + done, some.stop + done)
-        yield rows, *first(distance_tiles(distance, z[rows], gallery_z, tiles.columns, own[rows]), k)
+        yield rows, *first(rows)
+
+
+class _Sampled:
+    """Long lists: a sample of the gallery tells how far a query's k-th nearest is at most, most likely.
+
+    [D] The rows up to there are gathered and sorted, and no others. Where they are fewer than k, or many more
+    than expected, the list is not known.
+    """
+
+    def __init__(self, distance: PairwiseDistance, gallery_z: Tensor, k: int) -> None:
+        m = len(gallery_z)
+        self.distance, self.gallery_z = distance, gallery_z
+        self.size = min(max(m // SAMPLED, 1024), 8192, m)
+        share = k / m * self.size
+        self.place = math.ceil(share + 3 * math.sqrt(share)) + 1  # of the edge among the sample
+        self.room = min(m, math.ceil(self.place / self.size * m * (1 + 6 / math.sqrt(self.place))))
+        self.tiles, self.sample = Tiles(0, 0), gallery_z[:0]
+
+    @classmethod
+    def planned(
+        cls, distance: PairwiseDistance, n: int, gallery_z: Tensor, k: int, chunk: int, memory: int | None
+    ) -> _Sampled | None:
+        """Return one that keeps within the budget, if that is possible and likely to be quicker."""
+        m, e = gallery_z.shape
+        made = cls(distance, gallery_z, k)
+        if m < LEAST_SAMPLED or made.room > m // 2:
+            return None
+        try:
+            made.tiles = plan_tiles(
+                n,
+                m,
+                e,
+                memory,
+                copies=5.0,
+                per_row=made.room * 24.0 + made.size * 16.0 + k * 64.0,
+                fixed=made.size * e * 8.0,
+                most=Tiles(min(chunk, 512), 8192),
+            )
+        except InvalidArgument:
+            return None
+        if made.tiles.rows < min(n, 64) or made.tiles.columns < 4096:
+            return None
+        generator = torch.Generator().manual_seed(0)  # decides no result
+        made.sample = gallery_z[torch.randperm(m, generator=generator)[: made.size]]
+        return made
+
+    def nearest(self, z: Tensor, k: int, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return (r, k) distances and rows, in order, and (r,) whether these are known to be the nearest."""
+        sample = self.distance.matrix(z, self.sample)
+        by_parts(lambda part: part.partition(self.place - 1, axis=1), sample)
+        found = Below(sample[:, self.place - 1].clone(), self.room)
+        for start, d in distance_tiles(self.distance, z, self.gallery_z, self.tiles.columns, own):
+            found.add(start, d)
+        keys, known = found.first(k)
+        return *unpack(keys), known
 
 
 def _first(tiles: Iterator[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -121,14 +121,14 @@ def true_per_row(mask: Tensor) -> Tensor:
     return mask.sum(1)
 
 
-def by_parts(work: Callable[[np.ndarray[Any, Any]], object], rows: Tensor) -> None:
-    """Run a NumPy routine in place on the rows of a CPU tensor, over as many threads as PyTorch uses."""
-    parts = np.array_split(rows.numpy(), min(torch.get_num_threads(), max(len(rows), 1)))
-    if len(parts) == 1:
-        work(parts[0])
+def by_parts(work: Callable[..., object], *rows: Tensor) -> None:
+    """Run a NumPy routine in place on the rows of CPU tensors, over as many threads as PyTorch uses."""
+    parts = min(torch.get_num_threads(), max(len(rows[0]), 1))
+    if parts == 1:
+        work(*(x.numpy() for x in rows))
         return
-    with ThreadPoolExecutor(len(parts)) as pool:  # sorting releases the interpreter lock
-        list(pool.map(work, parts))
+    with ThreadPoolExecutor(parts) as pool:  # sorting releases the interpreter lock
+        list(pool.map(work, *(np.array_split(x.numpy(), parts) for x in rows)))
 
 
 def sort_rows(rows: Tensor) -> Tensor:

@@ -259,6 +259,8 @@ def attack_says(attack: str) -> str:
 
 def metric_title(metric: str) -> str:
     """Return the name of a metric for an axis or a table."""
+    if metric.endswith(":index"):
+        return f"{metric_title(metric.removesuffix(':index'))}, by the index"
     if metric.startswith("recall@"):
         return "right image first" if metric == "recall@1" else f"right image in the first {metric[7:]}"
     if metric.startswith("retain@"):

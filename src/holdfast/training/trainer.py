@@ -276,7 +276,13 @@ class _Job:
 
     def _joined(self, batches: Iterator[Batch]) -> tuple[Batch, list[Part]]:
         """Return the rows of the next batch that this process computes, and how they form parts."""
-        pieces = [next(batches) for _ in range(self.count // self.group.world)]
+        try:
+            pieces = [next(batches) for _ in range(self.count // self.group.world)]
+        except (
+            HoldfastError
+        ) as error:  # a broken file: the others hear of it where they agree on their first loss
+            self.group.agree(None, error)
+            raise
         parts, end = list[Part](), 0
         for piece in pieces:
             parts.append(Part(piece.step % self.count, slice(end, end + len(piece.rows))))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -139,7 +140,11 @@ def whole(task: RetrievalTask, what: str) -> Iterator[Job]:
 
 
 def classifier(x: Tensor, encoder: nn.Module, what: str) -> Job:
-    """Return plain PGD on the cross-entropy of a linear head, which other libraries have too."""
+    """Return plain PGD on the cross-entropy of a linear head, which other libraries have too.
+
+    Weights need no gradient, so that all do the same passes. A model as it comes has weights that need one:
+    foolbox and the toolbox then compute it at every step, and our search does not.
+    """
     y = torch.arange(len(x)) % 10
     with torch.no_grad():
         width = encoder(x[:1]).shape[1]
@@ -148,6 +153,7 @@ def classifier(x: Tensor, encoder: nn.Module, what: str) -> Job:
         head.weight.copy_(torch.randn(10, width, generator=stream(0, "head")))
         head.bias.zero_()
     model = nn.Sequential(encoder, head).eval().requires_grad_(False)
+    trainable = deepcopy(model).requires_grad_(True)
     used = PGD(steps=STEPS, alpha=ALPHA)
 
     def ours() -> Tensor:
@@ -156,6 +162,7 @@ def classifier(x: Tensor, encoder: nn.Module, what: str) -> Job:
     there = {
         "foolbox": peers.foolbox_pgd(model, x, y, EPS, ALPHA, STEPS),
         "adversarial-robustness-toolbox": peers.art_pgd(model, x, y, EPS, ALPHA, STEPS),
+        "foolbox, trainable weights": peers.foolbox_pgd(trainable, x, y, EPS, ALPHA, STEPS),
     }
     same = []
     for name, other in there.items():
@@ -170,5 +177,7 @@ def classifier(x: Tensor, encoder: nn.Module, what: str) -> Job:
         peers=there,
         units=len(x) * STEPS,
         unit="images",
-        note=", ".join(same),
+        note="; ".join(
+            [*same, "foolbox computes the gradients of weights that are trainable, ours does not"]
+        ),
     )
