@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -236,8 +238,20 @@ def test_against_recorded_is_rate_over_rate() -> None:
     assert against_recorded(ours, 80.0, Spread(20.0, 10.0, 40.0, 1)) == Spread(2.0, 0.5, 8.0, 3)
 
 
-def test_peak_memory_in_a_process_of_its_own() -> None:
-    found = peak_in_process("ranking", "10 nearest: 40 x 40 x 8", OURS, "tiny", 1)
+def test_peak_memory_in_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is run here: a fresh interpreter only to import torch would cost the test seconds."""
+    threads = torch.get_num_threads()
+
+    def here(command: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+        assert command[:2] == [sys.executable, "-c"]
+        assert kwargs["env"]["OMP_NUM_THREADS"] == str(threads)
+        monkeypatch.setattr(sys, "argv", ["-c", *command[3:]])
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(command[2], {})
+        return subprocess.CompletedProcess(command, 0, stdout=out.getvalue(), stderr="")
+
+    monkeypatch.setattr(subprocess, "run", here)
+    found = peak_in_process("ranking", "10 nearest: 40 x 40 x 8", OURS, "tiny", threads)
     assert found is not None
     assert 0 <= found < 2**29
 

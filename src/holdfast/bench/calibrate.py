@@ -256,16 +256,22 @@ def pace(
     return watch.pace(), kept.last.eval()
 
 
-def gradient_seconds(encoder: Encoder, x: Tensor, clock: Callable[[], float]) -> float:
-    """Return seconds for each image of an input-gradient pass: the middle of three, after one."""
-    x = x.detach().requires_grad_(True)
+def gradient_seconds(encoder: Encoder, x: Tensor, clock: Callable[[], float], seconds: float = 1.0) -> float:
+    """Return seconds for each image of an input-gradient pass: the middle of three, after a small one.
 
-    def work() -> None:
+    Takes about so many ``seconds``: of images (n, *s) that are slow only some are passed.
+    """
+
+    def work(part: Tensor) -> None:
+        part = part.detach().requires_grad_(True)
         with frozen(encoder):
-            torch.autograd.grad(encoder(x).square().sum(), x)
+            torch.autograd.grad(encoder(part).square().sum(), part)
 
-    work()
-    return sorted(_timed(work, clock) for _ in range(3))[1] / len(x)
+    few = x[:4]
+    work(few)
+    one = max(_timed(lambda: work(few), clock) / len(few), 1e-9)
+    some = x[: max(len(few), int(min(len(x), seconds / 3 / one)))]
+    return sorted(_timed(lambda: work(some), clock) for _ in range(3))[1] / len(some)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -286,8 +292,10 @@ class Subject:
         Whether the evaluation is checked (level quick).
     precision
         Of the attacks.
-    fewer, half
-        The run with fewer steps of its search (and their number), and in bf16; None where there is none.
+    steps
+        Of the search of the run, 0 without one.
+    half
+        The run in bf16; None where it is that already.
     clock
         Seconds; ``time.process_time`` on one thread measures what a quiet machine would need.
     """
@@ -303,7 +311,6 @@ class Subject:
     precision: Precision = "fp32"
     image_bytes: int = 0
     steps: int = 0
-    fewer: tuple[int, Run] | None = None
     half: Run | None = None
     clock: Callable[[], float] = time.perf_counter
 
@@ -348,21 +355,15 @@ def calibrate(subject: Subject, seconds: float = SECONDS) -> Costs:
         labels = classes[torch.arange(subject.train_images) % len(classes)]
     batches = run.sampler.batches_per_epoch(labels)
     batch = most = tempo.batch
-    growth = 1.0
-    if any(tempo.saved):
+    slope, half = 0.0, None
+    if subject.steps and tempo.whole:
         x = split.train.x[torch.arange(min(SAMPLE, len(split.train)))].to(device)
         one = gradient_seconds(encoder.to(device), x, subject.clock) * tempo.whole  # all gradients of a batch
         shares = tempo.shares
         measured = shares[min(WARM, len(shares) - 1) :]
         seen, later = sum(measured) / len(measured), mean_share(shares, run.epochs * batches)
         batch, most = max(0.0, batch + (later - seen) * one), batch + (1 - seen) * one
-        growth = later / max(measured[0], 1e-9)
-    slope, half = 0.0, None
-    if subject.fewer is not None and subject.steps > subject.fewer[0]:
-        short, _ = pace(subject.fewer[1], split, 0.1 * seconds, subject.clock)
-        n = min(len(short.batches), len(tempo.batches))
-        slope = max(0.0, tempo.early(n) - short.early(n)) / (subject.steps - subject.fewer[0])
-        slope = min(slope * growth, batch / subject.steps)
+        slope = min(later * one, batch) / subject.steps
     if subject.half is not None:
         other, _ = pace(subject.half, split, 0.1 * seconds, subject.clock)
         n = min(len(other.batches), len(tempo.batches))

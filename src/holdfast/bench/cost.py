@@ -26,7 +26,7 @@ class Costs:
     batch_most
         Seconds of a batch whose searches no row leaves early.
     search_step
-        Seconds of a batch that one step of its search costs; 0 without a search.
+        Seconds of a batch that the passes of one step of its search cost; 0 without a search.
     batches
         In an epoch.
     half

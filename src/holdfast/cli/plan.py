@@ -124,15 +124,13 @@ def _subject(
         counts = len(split.train), len(split.test)
     if queries is not None and queries < 1:
         raise InvalidArgument("queries", "an integer >= 1", queries)
-    many = search_steps(run)
-    few = max(1, many // 4)
     half = config.replace(run, "precision", "bf16", allowed_types()) if run.precision == "fp32" else None
     return Subject(
         run=run, split=split, train_images=counts[0], test_images=counts[1], image_bytes=missing,
         suite=SUITES[suite], search=default_search(run.threat.eps, steps, suite=suite),
         queries=min(queries or counts[1], counts[1]), checks=check == "quick",
-        precision=cast(Precision, precision), steps=many, half=half,
-        fewer=(few, changed(run, {"steps": few}, [])) if many > 1 else None,
+        precision=cast(Precision, precision), steps=search_steps(run),
+        half=half,
     )  # fmt: skip
 
 

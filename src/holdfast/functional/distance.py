@@ -27,6 +27,9 @@ LEAST = 16
 STEP = 4096
 """Rows whose squares are held at a time."""
 
+PART = 2**18
+"""Distances that are worked out from products at a time."""
+
 FEW = 4096
 """Rows on both sides up to which the Euclidean matrix is ``torch.cdist``. That it copies both sides and
 differentiates both is cheap there, and where a row nearly meets itself (the sign of such a gradient is
@@ -84,8 +87,12 @@ class _Matrix(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        d = _squares(a)[:, None] + _squares(b)  # (n, m); the order of a and b does not matter to the bit
-        d.sub_(_product(a, b), alpha=2).clamp_min_(0).sqrt_()
+        d, of_a, of_b = _product(a, b), _squares(a)[:, None], _squares(b)
+        step = max(1, PART // max(len(b), 1))
+        for start in range(0, len(a), step):  # in parts that stay in the cache
+            rows = slice(start, start + step)
+            part = of_a[rows] + of_b  # the order of a and b does not matter to the bit
+            torch.sqrt(part.sub_(d[rows], alpha=2).clamp_min_(0), out=d[rows])
         ctx.save_for_backward(a, b, d)
         return d
 

@@ -113,13 +113,12 @@ class Below:
     ----------
     edge
         (r,) float32 distances; changed.
-    room
-        Keys that are kept for a query at most.
+    keys
+        (r, w) int64 that are written over: at most w are kept for a query.
     """
 
-    def __init__(self, edge: Tensor, room: int) -> None:
-        self.edge = edge
-        self.keys = torch.full((len(edge), room), torch.iinfo(torch.int64).max)
+    def __init__(self, edge: Tensor, keys: Tensor) -> None:
+        self.edge, self.keys = edge, keys.fill_(torch.iinfo(torch.int64).max)
         self.count = torch.zeros(len(edge), dtype=torch.int64)
 
     def add(self, start: int, d: Tensor) -> None:

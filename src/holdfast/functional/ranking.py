@@ -15,7 +15,7 @@ from .order import Below, before, first_of, keep_first, pack, unpack
 from .screening import MOST, Screen, pays, plan_screen
 from .tiles import BUDGET, FEW, Tiles, by_parts, distance_tiles, plan_tiles, sort_rows
 
-SAMPLED, LEAST_SAMPLED = 16, 8192
+SAMPLED, LEAST_SAMPLED = 32, 8192
 """One gallery row in so many is sampled where lists are long; galleries from which that pays."""
 
 
@@ -407,8 +407,7 @@ def _lists(
         quick = _Sampled.planned(distance, n, gallery_z, k, chunk, memory)
     done = 0
     if quick is not None:
-        for rows in chunks(n, min(chunk, quick.tiles.rows)):
-            d, listed, sound = quick.nearest(z[rows], k, own[rows])
+        for rows, d, listed, sound in _found(quick, z, k, own, chunk):
             rest = torch.nonzero(~sound).squeeze(1)
             for some in chunks(len(rest), tiles.rows):
                 part = rest[some]
@@ -421,6 +420,19 @@ def _lists(
     for some in chunks(n - done, tiles.rows):
         rows = slice(some.start + done, some.stop + done)
         yield rows, *first(rows)
+
+
+def _found(
+    quick: Screen | _Sampled, z: Tensor, k: int, own: Tensor, chunk: int
+) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    for rows in chunks(len(z), min(chunk, quick.tiles.rows)):
+        if isinstance(quick, Screen):
+            yield rows, *quick.nearest(z[rows], k, own[rows])
+            continue
+        keys, known = quick.keys(z[rows], k, own[rows])
+        for part in chunks(len(keys), 64):
+            at = slice(rows.start + part.start, rows.start + part.stop)
+            yield at, *unpack(keys[part]), known[part]
 
 
 class _Sampled:
@@ -438,6 +450,7 @@ class _Sampled:
         self.place = math.ceil(share + 3 * math.sqrt(share)) + 1  # of the edge among the sample
         self.room = min(m, math.ceil(self.place / self.size * m * (1 + 6 / math.sqrt(self.place))))
         self.tiles, self.sample = Tiles(0, 0), gallery_z[:0]
+        self.buffer = torch.empty(0, dtype=torch.int64)  # one for all queries: its pages are costly to get
 
     @classmethod
     def planned(
@@ -455,9 +468,9 @@ class _Sampled:
                 e,
                 memory,
                 copies=5.0,
-                per_row=made.room * 24.0 + made.size * 16.0 + k * 64.0,
-                fixed=made.size * e * 8.0,
-                most=Tiles(min(chunk, 512), 8192),
+                per_row=made.room * 20.0 + made.size * 12.0 + k * 16.0,
+                fixed=made.size * e * 8.0 + 64 * 80.0 * k,
+                most=Tiles(min(chunk, 512), 5120),
             )
         except InvalidArgument:
             return None
@@ -465,17 +478,18 @@ class _Sampled:
             return None
         generator = torch.Generator().manual_seed(0)  # decides no result
         made.sample = gallery_z[torch.randperm(m, generator=generator)[: made.size]]
+        made.buffer = torch.empty(made.tiles.rows, made.room, dtype=torch.int64)
         return made
 
-    def nearest(self, z: Tensor, k: int, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return (r, k) distances and rows, in order, and (r,) whether these are known to be the nearest."""
+    def keys(self, z: Tensor, k: int, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (r, k) keys of the nearest, in order, and (r,) whether they are known to be the nearest."""
         sample = self.distance.matrix(z, self.sample)
         by_parts(lambda part: part.partition(self.place - 1, axis=1), sample)
-        found = Below(sample[:, self.place - 1].clone(), self.room)
+        found = Below(sample[:, self.place - 1].clone(), self.buffer[: len(z)])
+        del sample
         for start, d in distance_tiles(self.distance, z, self.gallery_z, self.tiles.columns, own):
             found.add(start, d)
-        keys, known = found.first(k)
-        return *unpack(keys), known
+        return found.first(k)
 
 
 def _first(tiles: Iterator[tuple[int, Tensor]], k: int) -> tuple[Tensor, Tensor]:
