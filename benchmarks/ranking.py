@@ -79,8 +79,8 @@ def work(name: str, z: torch.Tensor, y: torch.Tensor, n: int, memory: int | None
 def child(args: argparse.Namespace) -> None:
     """Measure one piece of work in this process and print it as JSON."""
     torch.set_num_threads(args.threads)
-    z, y = embeddings(args.rows, args.width, args.classes[0], args.noise)
-    work(args.child, *embeddings(512, args.width, 16, args.noise), 256, None)  # imports and first calls
+    z, y = embeddings(args.rows, args.width, args.classes[0], args.noise[0])
+    work(args.child, *embeddings(512, args.width, 16, args.noise[0]), 256, None)  # imports and first calls
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     wall, cpu = time.perf_counter(), time.process_time()
     scores = work(args.child, z, y, args.queries or args.rows, args.memory)
@@ -96,9 +96,11 @@ def child(args: argparse.Namespace) -> None:
     )
 
 
-def fresh(name: str, rows: int, queries: int, classes: int, args: argparse.Namespace) -> dict[str, float]:
+def fresh(
+    name: str, rows: int, queries: int, classes: int, noise: float, args: argparse.Namespace
+) -> dict[str, float]:
     command = [sys.executable, __file__, "--child", name, "--rows", str(rows), "--queries", str(queries)]
-    command += ["--classes", str(classes), "--width", str(args.width), "--noise", str(args.noise)]
+    command += ["--classes", str(classes), "--width", str(args.width), "--noise", str(noise)]
     command += ["--threads", str(args.threads)]
     command += ["--memory", str(args.memory)] if args.memory else []
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -111,9 +113,9 @@ def fresh(name: str, rows: int, queries: int, classes: int, args: argparse.Names
 
 def compare(args: argparse.Namespace) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for classes in args.classes:
+    for classes, noise in zip(args.classes, args.noise, strict=False):
         runs = [
-            {name: fresh(name, args.rows, args.queries, classes, args) for name in args.only}
+            {name: fresh(name, args.rows, args.queries, classes, noise, args) for name in args.only}
             for _ in range(args.rounds)
         ]
         for name in args.only:
@@ -137,23 +139,21 @@ def exponent(points: list[tuple[int, float]]) -> float:
 
 
 def curve(args: argparse.Namespace) -> dict[str, object]:
-    small, most = (2**12, 10**6) if args.full else (2**12, 2**15)
+    """Double the queries on one gallery, then the gallery; classes of five rows."""
+    rows, queries = (10**5, (500, 1000, 2000, 4000)) if args.full else (20000, (500, 1000, 2000))
+    galleries = (62500, 125000, 250000, 500000, 10**6) if args.full else (20000, 40000, 80000)
+    sizes = {"queries": [(n, rows) for n in queries], "gallery": [(256, m) for m in galleries]}
     found: dict[str, object] = {}
-    for what in ("queries", "gallery"):
-        sizes = [small * 2**i for i in range(20) if small * 2**i < most] + [most]
+    for what, pairs in sizes.items():
         for name in ("top", "whole"):
             points = []
-            for size in sizes:
-                m, n = (sizes[-1] if not args.full else 2**16, size) if what == "queries" else (size, 2048)
-                n = min(n, m)
-                run = fresh(name, m, n, max(m // 5, 1), args)
+            for n, m in pairs:
+                run = fresh(name, m, n, max(m // 5, 1), args.noise[0], args)
                 points.append((n if what == "queries" else m, run["cpu_s"]))
                 print(
                     f"{name:6} {n:8} x {m:8} {run['cpu_s']:9.2f} cpu s {run['extra_gib']:6.2f} GiB",
                     flush=True,
                 )
-                if what == "queries" and size >= m:
-                    break
             found[f"{name}_{what}"] = {"points": points, "exponent": exponent(points)}
             print(f"{name:6} time ~ {what}^{exponent(points):.2f}", flush=True)
     return found
@@ -165,7 +165,9 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=0, help="the first of the gallery; 0 is all")
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--classes", type=int, nargs="+", default=[0, 10], help="0 is one for each 5.5 rows")
-    parser.add_argument("--noise", type=float, default=1.3)
+    parser.add_argument(
+        "--noise", type=float, nargs="+", default=[2.1, 3.2], help="one for each of --classes"
+    )
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--memory", type=int, help="bytes for ours; about 1 GiB by default")
@@ -176,6 +178,8 @@ def main() -> None:
     parser.add_argument("--child", choices=NAMES, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.classes = [k or max(1, round(args.rows / 5.5)) for k in args.classes]
+    if len(args.noise) < len(args.classes):
+        parser.error("--noise: need one for each of --classes")
     if args.child:
         child(args)
         return

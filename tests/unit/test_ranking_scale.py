@@ -182,6 +182,74 @@ def test_planned_tiles_grow_with_the_budget_and_keep_within_it() -> None:
     assert plan_tiles(3, 50, 8) == Tiles(3, 50)
 
 
+@pytest.mark.parametrize("labels", ["large", "mixed"])
+@pytest.mark.parametrize("name", ["euclidean", "squared", "cosine"])
+def test_sampled_long_lists_are_those_of_whole_rows(
+    labels: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    z, y, gallery, gallery_y, own = problem(5, labels, n=40, m=3000)
+    g = stream(5, "wide")
+    gallery = torch.randint(-20, 21, (3000, 4), generator=g).float()
+    gallery[::50] = gallery[3]  # ties, also around the last places of a list
+    z = torch.where((own >= 0)[:, None], gallery[own.clamp_min(0)], z * 7)
+    distance = DISTANCES[name]
+    whole = top_scores(z, y, gallery, gallery_y, distance, own)
+    lists = nearest(z, gallery, 400, distance, own)
+    monkeypatch.setattr(ranking, "LEAST_SAMPLED", 1000)
+    seen = []
+    plain = ranking._Sampled.keys
+
+    def keys(self: Any, *rest: Any) -> tuple[Tensor, Tensor]:
+        found = plain(self, *rest)
+        seen.append(float(found[1].float().mean()))
+        return found
+
+    monkeypatch.setattr(ranking._Sampled, "keys", keys)
+    monkeypatch.setattr(ranking, "MOST", 8)
+    assert all(torch.equal(a, b) for a, b in zip(nearest(z, gallery, 400, distance, own), lists, strict=True))
+    assert len(seen) == 1
+    assert seen[0] > 0.9  # known without the slow way
+    for memory in (2**20, 2**30):
+        again = top_scores(z, y, gallery, gallery_y, distance, own, memory=memory)
+        assert all(torch.equal(a, b) for a, b in zip(again[:3], whole[:3], strict=True))
+
+
+def test_what_a_sample_does_not_tell_goes_the_slow_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "LEAST_SAMPLED", 1000)
+    gallery = torch.zeros(3000, 4)  # every distance is the edge: more rows than there is room for
+    own = torch.arange(100)
+    rows = nearest(gallery[:100], gallery, 300, Euclidean(), own)[1]
+    assert rows[0].tolist() == list(range(1, 301))
+    assert rows[99].tolist() == [*range(99), *range(100, 301)]
+    gallery = torch.randn(3000, 4, generator=stream(0, "edge"))
+    expected = nearest(gallery[:100], gallery, 300, Cosine(), own)
+    monkeypatch.setattr(ranking._Sampled, "planned", _too_near)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(nearest(gallery[:100], gallery, 300, Cosine(), own), expected, strict=True)
+    )
+
+
+def _too_near(*rest: Any) -> Any:
+    """A plan whose edge lies at the nearest of the sample, so that fewer rows than k are found."""
+    distance, n, gallery, k = rest[:4]
+    made = ranking._Sampled(distance, gallery, k)
+    made.tiles, made.sample, made.place = Tiles(n, 500), gallery[::3].clone(), 1
+    made.buffer = torch.empty(n, made.room, dtype=torch.int64)
+    return made
+
+
+def test_keys_below_an_edge_by_hand() -> None:
+    found = order.Below(torch.tensor([2.0, 0.5, 9.0]), torch.empty(3, 3, dtype=torch.int64))
+    found.add(0, torch.tensor([[3.0, 2.0], [1.0, 1.0], [1.0, 2.0]]))
+    found.add(2, torch.tensor([[-0.5, 2.0], [0.5, 0.6], [3.0, 4.0]]))
+    keys, known = found.first(2)
+    assert known.tolist() == [True, False, False]  # the second has one, the third more than fit
+    d, rows = order.unpack(keys[:1])
+    assert d.tolist() == [[-0.5, 2.0]]
+    assert rows.tolist() == [[2, 1]]
+
+
 def clouds(n: int, m: int, e: int, noise: float, scale: float = 1.0, unit: bool = True) -> tuple[Tensor, ...]:
     g = stream(0, "clouds")
     y = torch.arange(m) % (m // 6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ..errors import InvalidArgument
@@ -11,6 +11,8 @@ from ..functional.memory import in_words
 
 MARGIN = 0.30
 """Predictions aim to be within this share of what is then measured."""
+WORTH = 0.02
+"""Changes that save less than this share of the time are not proposed."""
 FLOOR = 50
 """Fewest queries that are proposed: intervals of fewer are wide."""
 
@@ -45,6 +47,9 @@ class Costs:
         Peak memory of the process: resident on the CPU, allocated on CUDA.
     base_bytes
         What it held before the first batch: Python, libraries, images.
+    shorter
+        Time of a mean batch of a training of 1, 2, ... epochs over that of the training that was asked, where
+        rows leave searches early; empty: all alike.
     """
 
     setup: float
@@ -62,6 +67,7 @@ class Costs:
     train_bytes: int
     evaluate_bytes: int
     base_bytes: int
+    shorter: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +144,7 @@ def predict(costs: Costs, asked: Choice, choice: Choice | None = None) -> Predic
 
     Notes
     -----
-    A batch costs ``batch + (steps - steps asked) * search_step``, the mean over the training that was asked:
-    with fewer epochs of a recipe whose searches grow longer the prediction errs to the longer side.
+    A batch costs ``batch + (steps - steps asked) * search_step``, times ``shorter`` with fewer epochs.
 
     Examples
     --------
@@ -156,6 +161,7 @@ def predict(costs: Costs, asked: Choice, choice: Choice | None = None) -> Predic
     batch = max(0.0, costs.batch + (c.steps - asked.steps) * costs.search_step)
     batch *= (costs.half or 1.0) if c.half else 1.0
     most = batch * max(1.0, costs.batch_most / max(costs.batch, 1e-12))
+    batch *= costs.shorter[c.epochs - 1] if c.epochs <= len(costs.shorter) else 1.0
     slower = (costs.half_attack or 1.0) if c.half_attack else 1.0
     share = c.batch_pairs / asked.batch_pairs
     parts = {
@@ -192,8 +198,8 @@ def advise(costs: Costs, asked: Choice, seconds: float | None, memory: int | Non
     Returns
     -------
     list of Advice
-        Empty where the run fits as it is. The last one combines all changes of time where none of them alone
-        is enough.
+        Empty where the run fits as it is. Where no change of time is enough alone, the first one combines as
+        many as it takes, those that cost least first; no changes are enough where it does not fit either.
     """
     now = predict(costs, asked)
     found = []
@@ -204,52 +210,86 @@ def advise(costs: Costs, asked: Choice, seconds: float | None, memory: int | Non
     return sorted(found, key=lambda a: not a.fits)
 
 
+Change = tuple[str, str, Choice]
+"""What to write, its price, and the choice after it."""
+
+
 def _faster(costs: Costs, asked: Choice, seconds: float, now: Prediction) -> list[Advice]:
-    over = now.seconds - seconds
-    options: list[tuple[str, str, Choice]] = []
+    found = [
+        _advice(costs, asked, change, seconds)
+        for step in STEPS
+        for change in step(costs, asked, asked, seconds)
+    ]
+    found = [a for a in found if a.prediction.seconds < (1 - WORTH) * now.seconds]
+    if len(found) < 2 or any(a.fits for a in found):
+        return found
+    choice, parts = asked, dict[str, dict[str, str]]()
+    for step in STEPS:
+        for text, _, after in step(costs, asked, choice, seconds):
+            before = predict(costs, asked, choice).seconds
+            if before > seconds and predict(costs, asked, after).seconds < (1 - WORTH) * before:
+                choice = after
+                verb, option, value = text.split()
+                parts.setdefault(verb, {})[option] = value
+    text = ", ".join(
+        " ".join([verb, *(f"{option} {value}" for option, value in options.items())])
+        for verb, options in parts.items()
+    )
+    return [_advice(costs, asked, (text, "all of these together", choice), seconds), *found]
+
+
+def _advice(costs: Costs, asked: Choice, change: Change, seconds: float) -> Advice:
+    text, price, choice = change
+    then = predict(costs, asked, choice)
+    return Advice(change=text, price=price, prediction=then, fits=then.seconds <= seconds)
+
+
+def _half(costs: Costs, asked: Choice, now: Choice, seconds: float) -> Iterator[Change]:
     if costs.half is not None and costs.half < 1:
-        options.append(("train --precision bf16", "weights differ a little", replace(asked, half=True)))
-    per_epoch = now.train / asked.epochs
-    epochs = asked.epochs - math.ceil(over / per_epoch)
-    if asked.epochs > 1:
-        fewer = max(1, epochs)
-        options.append((f"train --epochs {fewer}", "trains less", replace(asked, epochs=fewer)))
-    if asked.steps > 1 and costs.search_step > 0:
-        each = costs.search_step * costs.batches * asked.epochs
-        fewer = max(1, asked.steps - math.ceil(over / each))
-        options.append((f"train --steps {fewer}", "a weaker adversary", replace(asked, steps=fewer)))
+        yield "train --precision bf16", "weights differ a little", replace(now, half=True)
+
+
+def _half_attack(costs: Costs, asked: Choice, now: Choice, seconds: float) -> Iterator[Change]:
     if costs.half_attack is not None and costs.half_attack < 1:
-        change = replace(asked, half_attack=True)
-        options.append(("evaluate --precision bf16", "searches in low precision; see check R31", change))
-    per_query = (now.evaluate - costs.load - now.parts["checks"]) / max(asked.queries, 1)
-    if asked.queries > FLOOR and per_query > 0:
-        fewer = max(FLOOR, asked.queries - math.ceil(over / per_query))
-        options.append((f"evaluate --queries {fewer}", "wider intervals", replace(asked, queries=fewer)))
+        change = replace(now, half_attack=True)
+        yield "evaluate --precision bf16", "searches in low precision; see check R31", change
+
+
+def _queries(costs: Costs, asked: Choice, now: Choice, seconds: float) -> Iterator[Change]:
+    then = predict(costs, asked, now)
+    each = (then.evaluate - costs.load - then.parts["checks"]) / max(now.queries, 1)
+    if now.queries > FLOOR and each > 0:
+        fewer = max(FLOOR, now.queries - math.ceil((then.seconds - seconds) / each))
+        yield f"evaluate --queries {fewer}", "wider intervals", replace(now, queries=fewer)
+
+
+def _suites(costs: Costs, asked: Choice, now: Choice, seconds: float) -> Iterator[Change]:
     for name in costs.attacks:
-        change = replace(asked, suite=name)
-        if 0 < sum(costs.attacks[name].values()) < sum(costs.attacks[asked.suite].values()):
-            options.append((f"evaluate --suite {name}", "other, fewer attacks", change))
-    found = []
-    for text, price, choice in options:
-        then = predict(costs, asked, choice)
-        found.append(Advice(change=text, price=price, prediction=then, fits=then.seconds <= seconds))
-    if found and not any(a.fits for a in found):
-        together = _together([choice for *_, choice in options], asked)
-        then = predict(costs, asked, together)
-        text = "all of these together"
-        found.append(Advice(change=text, price="", prediction=then, fits=then.seconds <= seconds))
-    return found
+        if 0 < sum(costs.attacks[name].values()) < sum(costs.attacks[now.suite].values()):
+            yield f"evaluate --suite {name}", "other, fewer attacks", replace(now, suite=name)
 
 
-def _together(choices: list[Choice], asked: Choice) -> Choice:
-    """Return the choice that changes whatever one of the choices changes."""
-    changed = {
-        name: value
-        for choice in choices
-        for name, value in vars(choice).items()
-        if value != getattr(asked, name)
-    }
-    return replace(asked, **changed)
+def _epochs(costs: Costs, asked: Choice, now: Choice, seconds: float) -> Iterator[Change]:
+    if now.epochs > 1:
+        then = (
+            replace(now, epochs=k)
+            for k in range(now.epochs - 1, 0, -1)
+            if k == 1 or predict(costs, asked, replace(now, epochs=k)).seconds <= seconds
+        )
+        fewer = next(then).epochs
+        yield f"train --epochs {fewer}", "trains less", replace(now, epochs=fewer)
+
+
+def _steps(costs: Costs, asked: Choice, now: Choice, seconds: float) -> Iterator[Change]:
+    if now.steps > 1 and costs.search_step > 0:
+        then = predict(costs, asked, now)
+        each = (then.train - predict(costs, asked, replace(now, steps=now.steps - 1)).train) or 1e-12
+        fewer = max(1, now.steps - math.ceil((then.seconds - seconds) / each))
+        yield f"train --steps {fewer}", "a weaker adversary", replace(now, steps=fewer)
+
+
+STEPS = (_half, _half_attack, _queries, _suites, _epochs, _steps)
+"""What can be changed, in the order in which a combination takes it."""
 
 
 def _smaller(costs: Costs, asked: Choice, memory: int, now: Prediction) -> list[Advice]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -16,6 +18,9 @@ from ..search import PGD, Precision
 from ..training import Run
 from .options import changed, everywhere, seconds, use_threads
 from .output import print_json, print_text, say
+
+if TYPE_CHECKING:
+    from ..bench.cost import Advice, Choice, Prediction
 
 
 def plan_command(
@@ -65,27 +70,48 @@ def plan_command(
     )  # fmt: skip
     if not as_json:
         say(f"measuring on {subject.train_images} training and {subject.test_images} test images ...")
+    busy = os.getloadavg()[0]
     costs = calibrate(subject, seconds(calibration))
     asked = _choice(subject)
     found, advice = predict(costs, asked), advise(costs, asked, *limits)
     if as_json:
         print_json({
-            "recipe": run.name, "machine": machine(), "choice": asdict(asked), "costs": asdict(costs),
-            "prediction": asdict(found), "advice": [asdict(a) for a in advice],
+            "recipe": run.name, "machine": machine(), "load": busy, "choice": asdict(asked),
+            "costs": asdict(costs), "prediction": asdict(found), "advice": [asdict(a) for a in advice],
         })  # fmt: skip
         return
-    print_text(f"{run.name} on {run.data.name}, {asked.epochs} epochs of {costs.batches} batches")
-    print_text(f"  train     {_time(found.train):>9}   peak memory {in_words(found.train_bytes)}")
-    print_text(f"  evaluate  {_time(found.evaluate):>9}   peak memory {in_words(found.evaluate_bytes)}")
-    print_text(f"  together  {_time(found.seconds):>9}   (suite {suite}, {asked.queries} queries)")
-    print_text("  predicted within about 30 %; other work on this machine makes it longer")
+    after = f"suite {suite} on {asked.queries} queries"
+    print_text(
+        f"{run.name} on {run.data.name}: {asked.epochs} epochs of {costs.batches} batches, then {after}"
+    )
+    for line in _lines(found, asked, limits, advice):
+        print_text(line)
+    if busy >= 1:
+        cores = os.cpu_count() or 1
+        print_text(f"other work was running here (load {busy:.1f} on {cores} cores): alone it takes less")
+
+
+def _lines(
+    found: Prediction, asked: Choice, limits: tuple[float | None, int | None], advice: Sequence[Advice]
+) -> Iterator[str]:
+    """Yield the prediction, and what to change where it is over a limit."""
+    most = ""
+    if found.train_most > 1.1 * found.train:
+        most = f"; at most {_time(found.train_most)}, if no search of the training ends early"
+    yield f"  train     {_time(found.train):>7}   peak memory {in_words(found.train_bytes)}{most}"
+    yield f"  evaluate  {_time(found.evaluate):>7}   peak memory {in_words(found.evaluate_bytes)}"
+    yield f"  together  {_time(found.seconds):>7}   runs that were measured took within about 30 % of this"
+    seconds, memory = limits
+    over = [_time(seconds)] if seconds is not None and found.seconds > seconds else []
+    over += [in_words(memory)] if memory is not None and found.bytes > memory else []
+    if over:
+        yield f"over the budget of {' and of '.join(over)}; what to change, and what is predicted then:"
+    elif seconds is not None or memory is not None:
+        yield "within the budget"
     for a in advice:
-        word = "" if a.fits else " (does not suffice alone)"
-        price = f"; {a.price}" if a.price else ""
-        size = in_words(a.prediction.bytes)
-        print_text(f"to fit: {a.change}: {_time(a.prediction.seconds)}, {size}{word}{price}")
-    if any(limit is not None for limit in limits) and not advice:
-        print_text("fits the budget")
+        size, then = in_words(a.prediction.bytes), _time(a.prediction.seconds)
+        word = "fits" if a.fits else "not enough"
+        yield f"  {word:10} {then:>7} {size:>7}  {a.change} ({a.price})"
 
 
 def _subject(
@@ -147,7 +173,7 @@ def search_steps(run: Run) -> int:
     return max(found)
 
 
-def _choice(subject: Any) -> Any:
+def _choice(subject: Any) -> Choice:
     from ..bench.cost import Choice
 
     sampler = subject.run.sampler
@@ -168,4 +194,6 @@ def _sides(text: str) -> tuple[int, int, int]:
 def _time(count: float) -> str:
     if count < 90:
         return f"{count:.0f} s"
-    return f"{count / 60:.0f} min" if count < 5400 else f"{count / 3600:.1f} h"
+    if count < 5400:
+        return f"{count / 60:.0f} min"
+    return f"{count / 3600:.1f} h" if count < 259200 else f"{count / 86400:.0f} days"

@@ -27,7 +27,7 @@ LEAST = 16
 STEP = 4096
 """Rows whose squares are held at a time."""
 
-PART = 2**18
+PART = 2**20
 """Distances that are worked out from products at a time."""
 
 FEW = 4096

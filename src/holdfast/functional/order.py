@@ -142,9 +142,13 @@ def _gather(start: int, *parts: np.ndarray[Any, Any]) -> None:
         if not full.any():
             break
         edge[full], count[full] = -np.inf, -(2**62)  # too many: not known
-    found = torch.from_numpy(d.reshape(-1)[place])
+    bits = (d.reshape(-1)[place] + np.float32(0)).view(
+        np.int32
+    )  # as in pack; PyTorch would start threads here
+    if (bits < 0).any():
+        bits ^= (bits >> 31) & 0x7FFFFFFF
     place -= np.repeat(np.arange(r) * c - start, new)
-    more = pack(found, torch.from_numpy(place)).numpy()
+    more = bits.astype(np.int64) << 32 | place
     for i in np.flatnonzero(new):
         keys[i, count[i] : count[i] + new[i]] = more[bounds[i] : bounds[i + 1]]
     count += new

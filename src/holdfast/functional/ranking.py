@@ -271,7 +271,8 @@ def top_scores(
     -----
     Where every list is short, float32 embeddings on a processor with bfloat16 instructions are screened first
     (:mod:`~holdfast.functional.screening`); the lists are those of float32 distances all the same, up to
-    distances that are equal to within the rounding of a float32 product.
+    distances that are equal to within the rounding of a float32 product. Of long lists only the rows within
+    an edge that a sample of the gallery gives are sorted, which changes nothing.
     """
     own = _own(y, gallery_z, self_index)
     if depth < 1:
@@ -474,7 +475,7 @@ class _Sampled:
             )
         except InvalidArgument:
             return None
-        if made.tiles.rows < min(n, 64) or made.tiles.columns < 4096:
+        if made.tiles.rows < min(n, 64) or made.tiles.columns < min(m, 4096):
             return None
         generator = torch.Generator().manual_seed(0)  # decides no result
         made.sample = gallery_z[torch.randperm(m, generator=generator)[: made.size]]
