@@ -438,3 +438,9 @@ def test_squared_lengths_in_steps_are_those_of_one_pass() -> None:
     a, b = torch.randn(3, 8), torch.randn(9000, 8)
     whole = torch.addmm(b.square().sum(1)[None, :], a, b.T, alpha=-2.0) + a.square().sum(1)[:, None]
     assert torch.equal(SquaredEuclidean().matrix(a, b), whole.clamp_min(0))
+
+
+@pytest.mark.usefixtures("large")
+def test_a_small_matrix_does_not_keep_the_padding_of_its_product() -> None:
+    d = Euclidean().matrix(torch.randn(2, 8), torch.randn(50, 8))
+    assert d.untyped_storage().nbytes() == 2 * 50 * d.element_size()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..functional.memory import give_back
 from ..functional.ranking import chunks
 from ..rng import RowStreams
 from ..search import Precision, frozen, in_precision
@@ -76,6 +77,8 @@ def run(
     """
     if len(task) == 0:
         raise InvalidArgument("task", "at least one query", 0)
+    if memory is not None:
+        give_back()
     parts = []
     attack, batch_size = within(attack, task, memory, batch_size, label)
     searched = in_precision(task.encoder, precision)

@@ -79,7 +79,8 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
     n, m = len(a), len(b)
     a = F.pad(a, (0, 0, 0, LEAST - n)) if n < LEAST else a
     b = F.pad(b, (0, 0, 0, LEAST - m)) if m < LEAST else b
-    return (a @ b.T)[:n, :m]
+    out = a @ b.T
+    return out if out.shape == (n, m) else out[:n, :m].clone()  # a view would keep the padding in memory
 
 
 class _Matrix(torch.autograd.Function):

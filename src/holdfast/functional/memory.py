@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 from ..errors import InvalidArgument
 
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -52,6 +54,18 @@ def in_words(count: float) -> str:
         if count >= unit:
             return f"{math.ceil(count / unit * 10) / 10:g}{letter}"
     return f"{math.ceil(count)}"
+
+
+def give_back() -> None:
+    """Have the C library return freed blocks of a megabyte and more to the system at once.
+
+    Else it keeps what it thinks will be used again, and a budget that counts live tensors is exceeded. Does
+    nothing where the C library is not glibc.
+    """
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(_MMAP_THRESHOLD, 2**20)
+    except (OSError, AttributeError):
+        return
 
 
 def enough(memory: int | None, least: float, what: str) -> None:
