@@ -107,4 +107,6 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 
 def _bytes(count: int | None) -> str:
-    return "–" if count is None else in_words(max(count, 1))
+    if count is None:
+        return "–"
+    return in_words(count) if count >= 2**20 else "< 1M"
