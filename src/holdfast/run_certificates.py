@@ -45,6 +45,7 @@ from .report import write_report
 from .report.certificates import RUN_KIND
 from .results.record import Record
 from .runs import RunFolder, machine, open_run, record_fields
+from .search import full_float32
 from .training import pick_device
 from .types import RetrievalTask
 
@@ -111,6 +112,7 @@ class RunCertification:
         }  # fmt: skip
 
 
+@full_float32()
 def certify_run(
     folder: str | Path | RunFolder,
     *,

@@ -34,7 +34,7 @@ from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
 from .functional.memory import bytes_of
 from .results.record import Record
-from .search import PGD, Precision
+from .search import PGD, Precision, full_float32
 from .threat import L2Threat, LinfThreat
 from .training import Adam, Alone, CollapseGuard, Run, pick_device, preflight, spread_over, train
 from .types import Encoder as AnyEncoder
@@ -271,6 +271,7 @@ def record_fields(opened: RunFolder, protocol: str) -> dict[str, Any]:
     }
 
 
+@full_float32()
 def evaluate_run(
     folder: str | Path | RunFolder,
     *,

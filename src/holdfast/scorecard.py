@@ -29,7 +29,7 @@ from .functional.ranking import chunks
 from .results import Table
 from .results.record import Record
 from .runs import default_search
-from .search import Autograd, Precision, Square
+from .search import Autograd, Precision, Square, full_float32
 from .threat import THREATS
 from .training import pick_device
 from .types import ClusterTask, Encoder, Images, PairwiseDistance, RetrievalTask, Search
@@ -99,6 +99,7 @@ class ScoreCard:
         return Table(self.records)
 
 
+@full_float32()
 def evaluate(
     encoder: Encoder,
     images: Images | np.ndarray | str | Path,

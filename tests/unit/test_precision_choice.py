@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import holdfast
 from holdfast.encoders import SmallCNN
 from holdfast.errors import InvalidArgument
 from holdfast.evaluation import SUITES, retrieval_task
@@ -115,3 +116,23 @@ def test_silent_success_is_judged_in_the_precision_of_the_search(
 
     monkeypatch.setattr("holdfast.evaluation.verdict.pipeline.in_precision", misled)
     assert CHECKS["R23"].run(e).status == status
+
+
+def test_what_is_reported_is_computed_in_whole_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = torch.backends.mkldnn.conv
+    if not hasattr(conv, "fp32_precision"):
+        pytest.skip("this PyTorch has one switch for all products")
+    seen: list[str] = []
+
+    def encoder(x: torch.Tensor) -> torch.Tensor:
+        seen.append(conv.fp32_precision)
+        return x.flatten(1)
+
+    before, x = conv.fp32_precision, torch.rand(6, 1, 8, 8, generator=stream(0, "images"))
+    try:
+        conv.fp32_precision = "bf16"
+        holdfast.evaluate(encoder, x, torch.arange(6) % 2, suite="core", verdict="off", search=plan().search)
+        assert conv.fp32_precision == "bf16"
+    finally:
+        conv.fp32_precision = before
+    assert set(seen) == {"ieee"}
