@@ -186,7 +186,7 @@ def drawn_on(shares: Sequence[float], count: int) -> list[float]:
     -----
     The log-odds of later shares are taken to lie on ``a + b log(number of the batch)``, fitted to the first
     ones by least squares, each with its number as weight; where ``b`` is within two standard errors of 0, all
-    are taken to have the mean [D]. From an eighth of a training of HM recipes on digits this came within
+    are taken to have the mean. From an eighth of a training of HM recipes on digits this came within
     15 % of the mean share; from fewer batches it stays below it, to a half.
     """
     seen = list(shares[:count])

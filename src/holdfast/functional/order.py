@@ -107,7 +107,7 @@ def keep_first(keys: Tensor, k: int) -> Tensor:
 class Below:
     """The keys of the gallery rows no farther than an edge of each query, gathered tile by tile.
 
-    [D] Where a query has at least ``k`` such rows, its first ``k`` are among them, whatever the edge.
+    Where a query has at least ``k`` such rows, its first ``k`` are among them, whatever the edge.
 
     Parameters
     ----------

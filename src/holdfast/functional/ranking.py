@@ -439,7 +439,7 @@ def _found(
 class _Sampled:
     """Long lists: a sample of the gallery tells how far a query's k-th nearest is at most, most likely.
 
-    [D] The rows up to there are gathered and sorted, and no others. Where they are fewer than k, or many more
+    The rows up to there are gathered and sorted, and no others. Where they are fewer than k, or many more
     than expected, the list is not known.
     """
 

@@ -1,6 +1,6 @@
 """The nearest rows by bfloat16 products with a proven error bound, then float32 distances of the survivors.
 
-Processors with bfloat16 instructions multiply about 2.4 times as many of these numbers in a second. [D]
+Processors with bfloat16 instructions multiply about 2.4 times as many of these numbers in a second.
 
 Nearness is written as a product, ``s = a . b - (|b|^2 / 2 - c)``, larger is closer. With ``A``, ``B`` the
 rounded embeddings and ``p`` what is computed,

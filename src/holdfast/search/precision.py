@@ -65,7 +65,7 @@ def choose_precision(
 ) -> Chosen:
     """Resolve a precision, once for a whole evaluation.
 
-    Our design [D]: ``auto`` is bfloat16 where the encoder is a module with float32 weights, the processor
+    Our design: ``auto`` is bfloat16 where the encoder is a module with float32 weights, the processor
     multiplies bfloat16 itself (:func:`native_bfloat16`) and ``agrees`` finds nothing lost; float32 everywhere
     else.
 
