@@ -60,12 +60,12 @@ class AgainstIndex:
 
     Notes
     -----
-    Our design. Where the index returns no row of the own class, the clean query's exact nearest one stands
-    in, so that there is something to climb. The sign of the gain is that of the index's answer: >= 0 exactly where
-    its first row is of another class; where distances say otherwise the gain is shifted, with its gradient.
-    With an exact index and ``k`` the gallery's size this is :class:`~holdfast.attacks.RankMargin`, up to
-    rounding and ties, which the index's own order decides. Queries without a row of their class, or a gallery
-    without another class: as there.
+    Our design. Where the index returns no row of the own class, the clean query's exact nearest one
+    stands in, so that there is something to climb. The sign of the gain is that of the index's answer: >=
+    0 exactly where its first row is of another class; where distances say otherwise the gain is shifted,
+    with its gradient. With an exact index and ``k`` the gallery's size this is
+    :class:`~holdfast.attacks.RankMargin`, up to rounding and ties, which the index's own order decides.
+    Queries without a row of their class, or a gallery without another class: as there.
     """
 
     index: Index
