@@ -125,7 +125,7 @@ def passes(
 ) -> None:
     """Make the passes of a step: clean batch, input gradients of what moves, and what the loss reads."""
     pairs = len(x) // 2
-    with engine.autocast():
+    with torch.autocast("cpu", torch.bfloat16, enabled=engine.precision == "bf16"):
         if images.moved:
             with torch.no_grad():
                 encoder(x)

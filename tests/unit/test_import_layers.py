@@ -32,7 +32,8 @@ ALSO = {
     "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},
     "guard": {"evaluation"}, "inference": {"evaluation"},
-    "certification": {"runs"}, "run_certificates": {"runs", "certification", "queues"}, "queues": {"runs"},
+    "certification": {"runs"}, "run_certificates": {"runs", "certification", "queues"},
+    "queues": {"runs"}, "bench": {"runs"},
 }  # fmt: skip
 """Within a layer only one's own folder, but for these."""
 OPTIONAL = {

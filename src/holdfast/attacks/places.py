@@ -9,8 +9,8 @@ from ..errors import InvalidArgument
 from ..functional.ranking import chunks, without_self
 from ..types import RetrievalTask
 
-NUMBERS = 2**24
-"""Distances that :func:`hits` looks at at once: 64 MiB of them in float32."""
+NUMBERS = 2**22
+"""Distances that :func:`hits` looks at at once: 16 MiB of them in float32."""
 
 
 def clean_first(task: RetrievalTask) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +11,7 @@ import torch
 
 from .._version import __version__
 from ..errors import InvalidArgument, UnknownName
+from ..runs import machine
 from . import recorded
 from .cases import CASES
 from .harness import Spread, Timing, interleaved, ratio, spread
@@ -28,16 +28,7 @@ Row = dict[str, Any]
 
 def place() -> dict[str, Any]:
     """Return what times depend on besides the code."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.system(),
-        "processor": platform.machine(),
-        "model": _model(),
-        "cores": os.cpu_count() or 0,
-        "threads": torch.get_num_threads(),
-        "cuda": torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none",
-    }
+    return {**machine(), "model": _model()}
 
 
 def _model() -> str:

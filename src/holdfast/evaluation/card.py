@@ -20,7 +20,6 @@ from ..attacks.indexed import AgainstIndex, Index, index_hits
 from ..attacks.slices import queries_in
 from ..errors import InvalidArgument
 from ..files import read_json, write_json
-from ..functional.ranking import chunks
 from ..results import record
 from ..results.record import UNCHECKED, Record
 from ..rng import stream
@@ -324,8 +323,7 @@ def _repaired(plan: Plan, found: Repaired, task: RetrievalTask, about: Mapping[s
     Of clusters it is the flip rate. Steps and their length are those that the evaluation began with: the
     record stands beside its others.
     """
-    several = [task.rows(rows) for rows in chunks(len(task), queries_in(plan.memory, task, CHECKED))]
-    right = float(torch.cat([hits(some.z, some) for some in several]).mean())
+    right = float(hits(task.z, task).mean())
     held = estimate((~found.success).double(), plan.seed)
     scaled = Estimate(held.value * right, held.low * right, held.high * right, held.n)
     seen = {**about, "verdict": found.verdict.word, "failed": found.verdict.failed, **_strength(plan)}

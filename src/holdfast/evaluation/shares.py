@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar, cast
 
+from ..functional.ranking import chunks
+
 T = TypeVar("T")
 _KEPT: dict[str, Any] = {}
 
@@ -80,4 +82,4 @@ def blocks(n: int, size: int) -> list[tuple[int, int]]:
     >>> blocks(5, 2)
     [(0, 2), (2, 4), (4, 5)]
     """
-    return [(first, min(first + size, n)) for first in range(0, n, size)]
+    return [(rows.start, rows.stop) for rows in chunks(n, size)]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..types import PairwiseDistance
 from .distance import Cosine, Euclidean, SquaredEuclidean, norms
-from .tiles import Tiles, plan_tiles
+from .tiles import BUDGET, Tiles, plan_tiles
 
 GROUP = 64
 """Neighbouring gallery rows of which only the best is looked at first."""
@@ -188,7 +188,7 @@ def _cut(kth: Tensor, slack: Tensor, rounding: float) -> Tensor:
 
 def plan_screen(n: int, m: int, width: int, k: int, memory: int | None) -> tuple[Tiles, bool] | None:
     """Return tiles, and whether the gallery's bfloat16 rows may be kept; ``None`` if too little fits."""
-    budget = 2**30 if memory is None else memory
+    budget = BUDGET if memory is None else memory
     pairs = 3 * PAIRS * width * 4.0
     kept = 2.0 * m * width
     keep = kept <= budget / 2

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InvalidArgument
+from ..functional.screening import bfloat16_is_fast
 from ..types import Encoder
 from .modes import frozen
 
@@ -132,7 +133,7 @@ def native_bfloat16(device: torch.device) -> bool:
         return False
     flags: Callable[[], dict[str, object]] | None = getattr(torch.cpu, "get_capabilities", None)
     if flags is None:  # an older PyTorch
-        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+        return bfloat16_is_fast()
     return any(bool(flags().get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 

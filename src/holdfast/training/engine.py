@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,12 +98,6 @@ class Engine:
         self.device, self.precision, self.group = device, precision, group or Alone()
         self.modules = modules.to(device)
         self.optimizer = optimizer.build(self.modules)
-
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """Run the block in the engine's precision."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            yield
 
     def step(self, loss: Tensor, place: int = 0, of: int = 1) -> bool:
         """Back-propagate the loss of batch ``place`` of a window of ``of``; update after its last batch.
