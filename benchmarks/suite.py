@@ -1,7 +1,7 @@
 """The whole ers-robrank suite in float32 and with bfloat16 searches, against recorded time.
 
 Both are measured in one run on the same queries. ``recorded`` is the published reference code measured on 2
-CPU cores: 112 to 119 s for 500 queries on an idle machine, scaled by the yardstick of ``training_step.py`` to
+CPU cores: 112 to 119 s for 500 queries on an idle machine, scaled by the yardstick of ``holdfast.bench`` to
 this machine. Also printed: the two scores, the share of equal decisions, and what check R31 says about the
 bfloat16 searches. Usage: ``python benchmarks/suite.py RUN [--queries 500] [--threads 2]``, where RUN is a
 finished run of the small Fashion-MNIST protocol.
@@ -13,8 +13,8 @@ import argparse
 import time
 
 import torch
-from training_step import YARDSTICK, yardstick
 
+from holdfast.bench.recorded import measure, recorded
 from holdfast.evaluation import SUITES, retrieval_task, run_suite, score
 from holdfast.evaluation.verdict import CHECKS, Examination
 from holdfast.runs import open_run
@@ -36,7 +36,7 @@ def main() -> None:
     task = retrieval_task(opened.encoder(), test.x, test.y, opened.run.distance)
     task = task.rows(slice(0, args.queries))
     search, suite = PGD(steps=32, alpha=3 / 255), SUITES["ers-robrank"]
-    here = yardstick() / YARDSTICK
+    here = measure("c2f2") / float(recorded()["yardsticks"]["c2f2"]["rate"])
     print(f"yardstick: {here:.2f} of the machine of the recorded times")
     decisions = {}
     for precision in ("fp32", "bf16"):

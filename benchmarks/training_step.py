@@ -24,7 +24,8 @@ from torch import Tensor, nn
 
 from holdfast import config
 from holdfast.adversaries import Fixed
-from holdfast.encoders import C2F2
+from holdfast.bench.recorded import measure as yardstick
+from holdfast.bench.recorded import recorded
 from holdfast.recipes import recipe
 from holdfast.rng import stream
 from holdfast.training import Engine, Run
@@ -32,7 +33,7 @@ from holdfast.training.precision import for_training
 from holdfast.types import Context, Progress
 
 RECORDED = (222 / 128, 257 / 128)
-YARDSTICK = 2410.0
+YARDSTICK = float(recorded()["yardsticks"]["c2f2"]["rate"])
 """Images/s of the bare input gradient where ``RECORDED`` was measured."""
 
 
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    here = yardstick()
+    here = yardstick("c2f2")
     print(f"yardstick {here:.0f} images/s, {here / YARDSTICK:.2f} of the machine of the recorded times")
     print(
         f"{'step':14} {'precision':9} {'step s':>8} {'bare s':>8} {'bare / step':>12} {'recorded / step':>16}"
@@ -66,8 +67,8 @@ def main() -> None:
     for name, precision in [(n, "fp32") for n in ROLES] + [("hm-ics", "bf16")]:
         a, b, share = measure(name, precision, args.pairs, args.steps, args.rounds)
         faster = " to ".join(f"{r * YARDSTICK / here / a:.2f}" for r in RECORDED)
-        recorded = faster if name == "hm-ics" else ""
-        print(f"{name:14} {precision:9} {a:8.2f} {b:8.2f} {share:12.2f} {recorded:>16}")
+        told = faster if name == "hm-ics" else ""
+        print(f"{name:14} {precision:9} {a:8.2f} {b:8.2f} {share:12.2f} {told:>16}")
 
 
 def training(name: str, steps: int) -> Run:
@@ -86,7 +87,7 @@ def measure(name: str, precision: str, pairs: int, steps: int, rounds: int) -> t
     run = training(name, steps)
     encoder = run.encoder.build((1, 28, 28), 0)
     seen = for_training(encoder, precision)
-    engine = Engine(nn.ModuleDict({"encoder": encoder}), run.optimizer, torch.device("cpu"), precision)
+    engine = Engine(nn.ModuleDict({"encoder": encoder}), run.optimizer, torch.device("cpu"))
     x = torch.rand(2 * pairs, 1, 28, 28, generator=stream(0, "x"))
     y = torch.arange(2 * pairs) // 2 % 10
     ours, bare = [], []
@@ -101,23 +102,11 @@ def measure(name: str, precision: str, pairs: int, steps: int, rounds: int) -> t
                 engine.step(step.loss, place, run.accumulate)
         middle = time.perf_counter()
         for place in range(run.accumulate):
-            passes(engine, encoder, x, steps, ROLES[name], place, run.accumulate)
+            passes(engine, seen, x, steps, ROLES[name], place, run.accumulate)
         ours.append(middle - start)
         bare.append(time.perf_counter() - middle)
     share = statistics.median(q / p for p, q in zip(ours[1:], bare[1:], strict=True))  # the first warms up
     return statistics.median(ours[1:]), statistics.median(bare[1:]), share
-
-
-def yardstick(rounds: int = 12) -> float:
-    """Return images/s of the bare input gradient here."""
-    encoder = C2F2().build((1, 28, 28), 0).to(memory_format=torch.contiguous_format).requires_grad_(False)
-    x = torch.rand(128, 1, 28, 28, generator=stream(0, "yardstick")).requires_grad_(True)
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        torch.autograd.grad(encoder(x).square().sum(), x)
-        times.append(time.perf_counter() - start)
-    return len(x) / statistics.median(times[2:])
 
 
 def passes(
@@ -125,16 +114,14 @@ def passes(
 ) -> None:
     """Make the passes of a step: clean batch, input gradients of what moves, and what the loss reads."""
     pairs = len(x) // 2
-    with torch.autocast("cpu", torch.bfloat16, enabled=engine.precision == "bf16"):
-        if images.moved:
-            with torch.no_grad():
-                encoder(x)
-            moved = torch.cat([x, x])[: images.moved * pairs]
-            for _ in range(steps):
-                moved = moved.detach().requires_grad_(True)
-                torch.autograd.grad(encoder(moved).square().sum(), moved)
-        loss = encoder(torch.cat([x, x, x])[: images.read * pairs]).square().mean()
-    engine.step(loss, place, of)
+    if images.moved:
+        with torch.no_grad():
+            encoder(x)
+        moved = torch.cat([x, x])[: images.moved * pairs]
+        for _ in range(steps):
+            moved = moved.detach().requires_grad_(True)
+            torch.autograd.grad(encoder(moved).square().sum(), moved)
+    engine.step(encoder(torch.cat([x, x, x])[: images.read * pairs]).square().mean(), place, of)
 
 
 if __name__ == "__main__":

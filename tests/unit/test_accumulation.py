@@ -62,7 +62,7 @@ def gap(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 def test_the_engine_steps_on_the_mean_gradient() -> None:
     module = nn.ModuleDict({"encoder": nn.Linear(1, 1, bias=False)})
     nn.init.constant_(module["encoder"].weight, 1.0)  # type: ignore[arg-type]
-    engine = Engine(module, Adam(lr=0.5, weight_decay=0.0), torch.device("cpu"), "fp32")
+    engine = Engine(module, Adam(lr=0.5, weight_decay=0.0), torch.device("cpu"))
     w = module["encoder"].weight
     told = [engine.step(c * w.sum(), place, 3) for place, c in enumerate((1.0, 2.0, 6.0))]
     assert told == [False, False, True]

@@ -1,4 +1,4 @@
-"""Device, precision and optimiser of one process."""
+"""Device and optimiser of one process."""
 
 from __future__ import annotations
 
@@ -81,8 +81,6 @@ class Engine:
         Settings.
     device
         Modules are moved there.
-    precision
-        ``"fp32"`` or ``"bf16"``.
     group
         The processes that step together; gradients are averaged over them.
     """
@@ -92,10 +90,9 @@ class Engine:
         modules: nn.Module,
         optimizer: Adam,
         device: torch.device,
-        precision: str,
         group: Alone | None = None,
     ) -> None:
-        self.device, self.precision, self.group = device, precision, group or Alone()
+        self.device, self.group = device, group or Alone()
         self.modules = modules.to(device)
         self.optimizer = optimizer.build(self.modules)
 

@@ -171,7 +171,7 @@ class _Job:
             update = get_ema_multi_avg_fn(run.average)  # type: ignore[no-untyped-call]
             self.average = AveragedModel(self.encoder, multi_avg_fn=update, use_buffers=True)
             modules["average"] = self.average.requires_grad_(False)
-        self.engine = Engine(modules, run.optimizer, device, run.precision, group)
+        self.engine = Engine(modules, run.optimizer, device, group)
         self.seen = for_training(self.encoder, run.precision)
         self.watch = Watch(run.guard)
         self.path = folder / CHECKPOINT if folder else None

@@ -17,6 +17,7 @@ from ...miners import Softhard
 from ...rng import stream
 from ...search import PGD
 from ...threat import LinfThreat
+from ...training.precision import for_training
 from ...types import Context, Progress
 from ..job import Job, Size
 from .search import images
@@ -50,6 +51,7 @@ def _step(size: Size, precision: str) -> Job:
     y = torch.arange(2 * pairs) // 2 % 10
     spec: Any = SmallCNN() if size == "tiny" else C2F2()
     encoder = spec.build(tuple(x.shape[1:]), 0).train()
+    seen = for_training(encoder, precision)
     optimizer = torch.optim.Adam(encoder.parameters(), lr=1e-3, weight_decay=1e-7)
     numbers, signal = count(), dict[str, float]()
 
@@ -58,35 +60,25 @@ def _step(size: Size, precision: str) -> Job:
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
-    def autocast() -> Any:
-        return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
     def ours() -> None:
         number = next(numbers)
         context = Context(
-            encoder=encoder, bare=encoder, x=x, y=y, index=torch.arange(len(x)), distance=Euclidean(),
+            encoder=seen, bare=seen, x=x, y=y, index=torch.arange(len(x)), distance=Euclidean(),
             progress=Progress(number, number + 1), signal=signal, generator=stream(0, "step", number),
         )  # fmt: skip
-        losses = DEFENSE.losses(context)
-        while True:
-            with autocast():
-                found = next(losses, None)
-            if found is None:
-                return
+        for found in DEFENSE.losses(context):
             update(found.loss)
 
     def bare() -> None:
-        with autocast():
-            with torch.no_grad():
-                encoder(x)
-            moved = torch.cat([x, x[:pairs]])
-            encoder.requires_grad_(False)  # an input gradient needs none of the weights
-            for _ in range(STEPS):
-                moved = moved.detach().requires_grad_(True)
-                torch.autograd.grad(encoder(moved).square().sum(), moved)
-            encoder.requires_grad_(True)
-            loss = encoder(torch.cat([moved.detach(), x])).square().mean()
-        update(loss)
+        with torch.no_grad():
+            seen(x)
+        moved = torch.cat([x, x[:pairs]])
+        encoder.requires_grad_(False)  # an input gradient needs none of the weights
+        for _ in range(STEPS):
+            moved = moved.detach().requires_grad_(True)
+            torch.autograd.grad(seen(moved).square().sum(), moved)
+        encoder.requires_grad_(True)
+        update(seen(torch.cat([moved.detach(), x])).square().mean())
 
     return Job(
         name=f"HM&ICS step, {precision}: {spec.name}, {pairs} pairs, {STEPS} search steps",
