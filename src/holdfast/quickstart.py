@@ -48,6 +48,7 @@ def quickstart(
     changes: Sequence[tuple[str, Any]] = (),
     on_line: Callable[[str, dict[str, Any]], None] | None = None,
     on_chunk: Callable[[str, str, int, int], None] | None = None,
+    on_step: Callable[[str, str, int, int], None] | None = None,
 ) -> Quickstart:
     """Train ``plain`` and ``hm-ics`` on digits, evaluate both with CA+, CA- and ES, write records and report.
 
@@ -63,8 +64,9 @@ def quickstart(
         Of both runs.
     changes
         ``(path, value)`` settings that both recipes shall have, for tests and trials: ``("epochs", 2)``.
-    on_line, on_chunk
-        Progress of training (run, log line) and of evaluation (run, attack, queries done, in all).
+    on_line, on_chunk, on_step
+        Progress of training (run, log line), of attacks (run, attack, queries done, in all) and of the rest
+        (run, what is done, steps done, in all).
 
     Raises
     ------
@@ -100,6 +102,7 @@ def quickstart(
             precision="fp32",
             repair_seconds=REPAIR_SECONDS,
             on_chunk=on_chunk and partial(on_chunk, name),
+            on_step=on_step and partial(on_step, name),
         )
         folders.append(opened)
     path = out / "records.jsonl"

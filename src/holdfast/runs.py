@@ -1,8 +1,8 @@
 """Run folders: train into one, evaluate one, open one.
 
 A folder holds ``run.json`` (resolved settings, versions, machine), ``log.jsonl``, ``checkpoint.safetensors``,
-``encoder.safetensors`` when training is done, ``evaluations/`` (per-query values), ``exhibits/`` and
-``records.jsonl``.
+``encoder.safetensors`` when training is done, ``evaluations/`` (per-query values), ``exhibits/``, ``maps/``
+(embeddings before and after) and ``records.jsonl``.
 """
 
 from __future__ import annotations
@@ -293,6 +293,7 @@ def evaluate_run(
     memory: str | int | None = None,
     index: AnyIndex | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
 ) -> list[Record]:
     """Evaluate a finished run on its test split and append the records to its folder.
 
@@ -340,8 +341,9 @@ def evaluate_run(
         The deployed index of FAISS: ``"flat"``, ``"ivf"``, ``"hnsw"``, settings of one or an index. It is
         built from the clean test images, kept in the run folder, and put into the loop
         (:func:`~holdfast.evaluation.card.against`).
-    on_chunk
-        Called with attack, queries done and queries in all.
+    on_chunk, on_step
+        Called with attack, queries done and queries in all; and with what is done besides, steps done and
+        steps in all (0 where that is unknown).
 
     Returns
     -------
@@ -356,6 +358,8 @@ def evaluate_run(
     encoder, run = opened.encoder(), opened.run
     threat = threat or run.threat
     search = search or default_search(threat.eps, suite=suite)
+    tell = on_step or (lambda *_: None)
+    tell("reading images", 0, 0)
     split = run.data.load()
     test = split.test
     settings = {
@@ -397,6 +401,7 @@ def evaluate_run(
     for word in ("bf16", "fp32") if precision == "auto" else (precision,):
         if known := read_back(opened.path, {**settings, "precision": word}, plan):
             return known.records
+    tell("embedding", 0, 0)
     encoder, x, y = encoder.to(place), test.x.to(place), test.y.to(place)
     task: RetrievalTask
     if chosen.clusters:
@@ -415,6 +420,7 @@ def evaluate_run(
     # a budget covers an unknown part of the queries, and a certificate has to have those
     proven = proves(encoder, task.distance, clusters=chosen.clusters)
     if plan.level != "off" and plan.share == Share() and proven:
+        tell("certificate", 0, 0)
         plan = replace(plan, evidence={**plan.evidence, "certificate": certify_task(task, part)})
     found = measure(
         part,
@@ -425,6 +431,7 @@ def evaluate_run(
         gallery_images=shown,
         class_names=test.class_names,
         on_chunk=on_chunk,
+        on_step=on_step,
     )
     return found.records
 

@@ -137,6 +137,7 @@ def evaluate(
     name: str = "encoder",
     dataset: str = "images",
     on_chunk: Callable[[str, int, int], None] | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
 ) -> ScoreCard:
     """Measure how fragile an encoder is, and whether that measurement can be trusted.
 
@@ -214,8 +215,9 @@ def evaluate(
         back, and begun there before, it goes on.
     name, dataset
         What records call the encoder and the images.
-    on_chunk
-        Called with attack, queries done and queries in all.
+    on_chunk, on_step
+        Called with attack, queries done and queries in all; and with what is done besides, steps done and
+        steps in all (0 where that is unknown).
 
     Raises
     ------
@@ -237,7 +239,10 @@ def evaluate(
     notes: list[str] = []
     if shard[1] > 1 and out is None:
         raise InvalidArgument("out", "the folder that all shards share", None)
+    tell = on_step or (lambda *_: None)
+    tell("reading images", 0, 0)
     x, y, class_names, called = _images(images, labels, dataset, size)
+    tell("embedding", 0, 0)
     chosen = _suite(suite, y is not None)
     asked_for = Clusters(count=clusters, inference=inference, poison=poison)
     asked_for.check(chosen)
@@ -336,7 +341,7 @@ def evaluate(
         found = measure(
             task, plan, shared, settings, folder,
             gallery_images=x if rows is None else rows if getattr(rows, "ndim", 4) == 4 else None,
-            class_names=class_names, on_chunk=on_chunk,
+            class_names=class_names, on_chunk=on_chunk, on_step=on_step,
         )  # fmt: skip
     covered = max((r["n"] for r in found.records if r["attack"] != "none"), default=len(task))
     if covered < len(task):

@@ -107,7 +107,7 @@ def test_the_command_measures_checks_and_goes_on(holdfast: Call, folder: Path) -
     assert kept["centroids"].shape == (10, 8)
     assert len(kept["z"]) == 60
     assert sorted(kept["hungarian"]) == list(range(10))
-    assert {f"{e.label}.npz" for e in SUITES["clustering"].entries} == {
+    assert {f"{e.label}@{records[-1]['eps']:.6g}.npz" for e in SUITES["clustering"].entries} == {
         p.name for p in (folder / "exhibits").iterdir()
     }
 

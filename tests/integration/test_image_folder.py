@@ -71,7 +71,7 @@ def test_train_evaluate_and_show(pictures: Path, tmp_path: Path) -> None:
     assert {r["attack"] for r in records} >= {"none", "CA+", "CA-", "ES"}
     assert all(np.isfinite(r["value"]) for r in records)
     assert evaluate_run(open_run(tmp_path / "run"), suite="core", search=search) == records
-    shown = read_arrays(tmp_path / "run" / "exhibits" / "ES.npz")
+    shown = read_arrays(tmp_path / "run" / "exhibits" / "ES@0.0313725.npz")
     assert shown["before_x"].shape == (12, 5, 3, 12, 12)
     moved = np.abs(shown["attacked"] - shown["query"]).max()
     assert 0 < moved <= 8 / 255 + 1e-6

@@ -184,10 +184,10 @@ def test_an_evaluated_folder_is_complete(evaluated: tuple[Path, list[Record]]) -
     (fingerprint,) = {r["fingerprint"] for r in records}
     assert {path.name for path in folder.iterdir()} == {
         "run.json", "log.jsonl", "checkpoint.safetensors", "encoder.safetensors",
-        "records.jsonl", "evaluations", "exhibits",
+        "records.jsonl", "evaluations", "exhibits", "maps",
     }  # fmt: skip
     labels = {entry.label for entry in SUITES["core"].entries}
-    assert {path.name for path in (folder / "exhibits").iterdir()} == {f"{x}.npz" for x in labels}
+    assert {path.name for path in (folder / "exhibits").iterdir()} == {f"{x}@0.1.npz" for x in labels}
     chunks = sorted(path.name for path in (folder / "evaluations" / fingerprint).iterdir())
     assert chunks == sorted([*(f"{x}-00000000-00000097.npz" for x in labels), "done.json", "settings.json"])
     settings = read_json(folder / "evaluations" / fingerprint / "settings.json")

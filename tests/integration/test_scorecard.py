@@ -16,6 +16,7 @@ from holdfast.data import Digits
 from holdfast.encoders import SmallCNN
 from holdfast.errors import DataError, InvalidArgument, UnknownName
 from holdfast.evaluation import SUITES, Suite
+from holdfast.evaluation.verdict import CHECKS
 from holdfast.results import record
 from holdfast.rng import stream
 from holdfast.scorecard import BLACK_BOX, ScoreCard, evaluate
@@ -142,9 +143,25 @@ def test_a_folder_keeps_the_card(encoder: nn.Module, digits: tuple[Tensor, Tenso
     assert len(calls) - many <= 2  # embedded and asked for a gradient, not attacked
     assert list(again.records) == list(first.records)
     assert record.read(tmp_path / "records.jsonl") == list(first.records)
-    assert sorted(p.name for p in (tmp_path / "exhibits").iterdir()) == ["CA+.npz", "CA-.npz", "ES.npz"]
+    names = ["CA+@0.1.npz", "CA-@0.1.npz", "ES@0.1.npz"]
+    assert sorted(p.name for p in (tmp_path / "exhibits").iterdir()) == names
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [*names, "clean.npz"]
     page = holdfast.write_report([tmp_path], tmp_path / "report.html").read_text()
     assert "Not checked" in page
+
+
+def test_the_steps_of_an_evaluation_are_told(
+    encoder: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    said: list[tuple[str, int, int]] = []
+    small(
+        encoder, *digits, suite="core", verdict="quick", repair_seconds=0.1, out=tmp_path,
+        on_step=lambda *at: said.append(at),
+    )  # fmt: skip
+    order = ["reading images", "embedding", "clean queries", "checks", "repairs"]
+    assert list(dict.fromkeys(words for words, *_ in said)) == [*order, "scores and intervals", "examples"]
+    checks = [(done, total) for words, done, total in said if words == "checks"]
+    assert checks == [(i, len(CHECKS)) for i in range(len(CHECKS) + 1)]
 
 
 def test_shards_are_put_together(encoder: nn.Module, digits: tuple[Tensor, Tensor], tmp_path: Path) -> None:

@@ -26,14 +26,16 @@ from holdfast.evaluation import (
     embed,
     estimate,
     evaluate_retrieval,
+    maps,
     retrieval_task,
     run_suite,
     wilson,
     write_exhibits,
 )
-from holdfast.evaluation.exhibit import choose_queries
+from holdfast.evaluation.exhibit import choose_queries, shown_queries
+from holdfast.evaluation.maps import write_maps
 from holdfast.evaluation.suite import attack_again
-from holdfast.files import read_arrays
+from holdfast.files import read_arrays, write_arrays
 from holdfast.functional.distance import Cosine, Euclidean
 from holdfast.search import PGD
 from holdfast.threat import LinfThreat
@@ -444,16 +446,16 @@ def test_exhibits_hold_what_they_say(task: RetrievalTask, tmp_path: Path) -> Non
     names = [f"digit {i}" for i in range(10)]
     results = run_suite(task, SUITES["core"], SEARCH, THREAT)
     write_exhibits(tmp_path, task, task.x, results, THREAT, names, k=6)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["CA+.npz", "CA-.npz", "ES.npz"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["CA+@0.15.npz", "CA-@0.15.npz", "ES@0.15.npz"]
     right = neighbours(task, task.z)[:, 0]
     for entry, outcome, *_ in results:
-        arrays = read_arrays(tmp_path / f"{entry.label}.npz")
+        arrays = read_arrays(tmp_path / f"{entry.label}@0.15.npz")
         shapes = {name: value.shape for name, value in arrays.items()}
         assert shapes == {
             "query": (6, 1, 8, 8), "attacked": (6, 1, 8, 8), "query_y": (6,), "held": (6,), "ids": (6,),
-            "before_x": (6, 5, 1, 8, 8), "before_y": (6, 5), "before_d": (6, 5),
-            "after_x": (6, 5, 1, 8, 8), "after_y": (6, 5), "after_d": (6, 5),
-            "eps": (), "class_names": (10,),
+            "before_x": (6, 5, 1, 8, 8), "before_y": (6, 5), "before_d": (6, 5), "before_ids": (6, 5),
+            "after_x": (6, 5, 1, 8, 8), "after_y": (6, 5), "after_d": (6, 5), "after_ids": (6, 5),
+            "eps": (), "norm": (), "class_names": (10,),
         }  # fmt: skip
         assert arrays["held"].dtype == bool
         assert float(arrays["eps"]) == 0.15
@@ -465,6 +467,7 @@ def test_exhibits_hold_what_they_say(task: RetrievalTask, tmp_path: Path) -> Non
         assert np.array_equal(arrays["query_y"], task.y[ids].numpy())
         for state, z in (("before", task.z), ("after", outcome.z)):
             near = neighbours(task, z)[ids, :5]
+            assert np.array_equal(arrays[f"{state}_ids"], near.numpy())
             assert np.array_equal(arrays[f"{state}_y"], task.y[near].numpy())
             assert np.array_equal(arrays[f"{state}_x"], task.x[near].numpy())
             d = (z[ids][:, None] - task.z[near]).norm(dim=2)
@@ -526,15 +529,57 @@ def test_exhibits_attack_again_what_was_not_kept(task: RetrievalTask, tmp_path: 
     write_exhibits(tmp_path / "kept", task, task.x, kept, THREAT, k=4)
     assert kept[0].rows is not None
     for label in ("CA+", "CA-", "ES"):
-        a, b = (read_arrays(tmp_path / name / f"{label}.npz") for name in ("again", "kept"))
+        a, b = (read_arrays(tmp_path / name / f"{label}@0.15.npz") for name in ("again", "kept"))
         assert set(a["ids"].tolist()) <= set(kept[0].rows.tolist())
         assert all(np.array_equal(a[n], b[n]) or np.allclose(a[n], b[n], atol=1e-9) for n in a if a[n].size)
+
+
+def test_exhibits_of_all_attacks_and_radii_show_the_same_queries(task: RetrievalTask, tmp_path: Path) -> None:
+    for eps in (0.15, 0.3):
+        threat = LinfThreat(eps=eps)
+        results = run_suite(task, SUITES["core"], SEARCH, threat)
+        write_exhibits(tmp_path / "e", task, task.x, results, threat, k=6)
+        write_maps(tmp_path / "m", tmp_path / "e", task, results, threat, ["a"] * 10)
+    files = sorted((tmp_path / "e").iterdir())
+    ids = [read_arrays(path)["ids"].tolist() for path in files]
+    assert len(files) == 6
+    assert ids == ids[:1] * 6
+    six = torch.arange(6)
+    stored = {**read_arrays(files[0]), "ids": six.numpy(), "query": task.x[six].numpy()}
+    write_arrays(tmp_path / "s" / "ES@0.1.npz", stored)
+    assert shown_queries(tmp_path / "s", task, results, 6).tolist() == six.tolist()
+    other = replace(task, x=1 - task.x)  # other pictures under the same numbers
+    anew = shown_queries(tmp_path / "empty", task, results, 6).tolist()
+    assert shown_queries(tmp_path / "s", other, results, 6).tolist() == anew != six.tolist()
+
+    clean = read_arrays(tmp_path / "m" / "clean.npz")
+    assert set(ids[0]) <= set(clean["ids"].tolist())
+    assert np.array_equal(clean["query_z"], task.z[clean["ids"]].float().numpy())
+    assert np.array_equal(clean["gallery_z"], task.gallery.z[clean["gallery_ids"]].float().numpy())
+    moved = read_arrays(tmp_path / "m" / "ES@0.3.npz")
+    outcome = next(r.outcome for r in results if r.entry.label == "ES")
+    assert np.array_equal(moved["attacked_z"], outcome.z[clean["ids"]].float().numpy())
+    assert (float(moved["eps"]), str(moved["norm"]), str(clean["distance"])) == (0.3, "linf", "Euclidean")
+
+
+def test_maps_keep_a_bounded_sample(
+    task: RetrievalTask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "QUERIES", 8)
+    monkeypatch.setattr(maps, "ROWS", 11)
+    results = run_suite(task, SUITES["core"], SEARCH, THREAT)
+    write_exhibits(tmp_path / "e", task, task.x, results, THREAT, k=6)
+    for _ in range(2):
+        write_maps(tmp_path / "m", tmp_path / "e", task, results, THREAT)
+    clean = read_arrays(tmp_path / "m" / "clean.npz")
+    assert (len(clean["query_z"]), len(clean["gallery_z"])) == (8, 11)
+    assert len(set(clean["ids"].tolist())) == 8
 
 
 def test_exhibits_of_a_tiny_gallery(tmp_path: Path) -> None:
     task = retrieval_task(pixels, points([[0.1], [0.2], [0.9]]), torch.tensor([0, 0, 1]))
     results = run_suite(task, SUITES["core"], SEARCH, THREAT)
     write_exhibits(tmp_path, task, task.x, results, THREAT)
-    arrays = read_arrays(tmp_path / "ES.npz")
+    arrays = read_arrays(tmp_path / "ES@0.15.npz")
     assert arrays["before_y"].shape == (3, 2)  # three queries, two others
     assert arrays["class_names"].shape == (0,)

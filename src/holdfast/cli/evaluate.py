@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -45,7 +46,10 @@ def evaluate_command(
     ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels of images from a folder.")] = 224,
     suite: Annotated[str | None, typer.Option(help="Suite; see `holdfast list suites`.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radius; by default the run's, or 8/255.")] = None,
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radius, or several for a curve: 4/255,8/255; by default the run's, or 8/255."),
+    ] = None,
     norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of each attack.")] = STEPS,
     alpha: Annotated[str | None, typer.Option(help="Step length; by default 4 * eps / steps.")] = None,
@@ -89,30 +93,34 @@ def evaluate_command(
     folder = Path(what) if not own else out or Path("runs") / what.replace(":", "-").replace(".", "-")
     with live(quiet=as_json) as progress:
         common["on_chunk"] = lambda *at: progress.attacking(folder.name, *at)
-        if own:
-            radius = 8 / 255 if eps is None else number(eps)
-            chosen = None if alpha is None and steps == STEPS else _search(radius, steps, alpha, suite)
-            records = _own(
-                what, images, share, suite=suite, eps=radius, norm=norm or "linf", size=size, search=chosen,
-                gallery=gallery, gallery_labels=gallery_labels, out=folder, **common,
-            )  # fmt: skip
-        else:
-            opened = open_run(folder)
-            threat = _threat(opened.run.threat, norm, eps)
-            search = _search(threat.eps, steps, alpha, suite)
-            records = evaluate_run(
-                opened, suite=suite or "core", threat=threat, search=search, share=share, **common
-            )
+        found: list[list[Record]] = []
+        for radius in _radii(eps):
+            if own:
+                r = 8 / 255 if radius is None else radius
+                chosen = None if alpha is None and steps == STEPS else _search(r, steps, alpha, suite)
+                records = _own(
+                    what, images, share, suite=suite, eps=r, norm=norm or "linf", size=size, search=chosen,
+                    gallery=gallery, gallery_labels=gallery_labels, out=folder, **common,
+                )  # fmt: skip
+            else:
+                opened = open_run(folder)
+                threat = _threat(opened.run.threat, norm, radius)
+                search = _search(threat.eps, steps, alpha, suite)
+                records = evaluate_run(
+                    opened, suite=suite or "core", threat=threat, search=search, share=share, **common
+                )
+            found.append(records)
     if as_json:
-        print_json(records)
-    elif not records:
+        print_json([r for records in found for r in records])
+    elif not all(found):
         print_text(f"part {shard} is done; next: the same command without --shard")
     else:
-        title = f"{what}: {_strength(records)}"
-        for table in cluster_tables(records, title) or [score_table(records, title)]:
-            print_table(table)
-        for line in judged(records):
-            print_text(line)
+        for records in found:
+            title = f"{what}: {_strength(records)}"
+            for table in cluster_tables(records, title) or [score_table(records, title)]:
+                print_table(table)
+            for line in judged(records):
+                print_text(line)
         print_text(f"records: {folder / 'records.jsonl'}; next: holdfast report {folder}")
 
 
@@ -137,12 +145,19 @@ def _clusters(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def _threat(threat: Any, norm: str | None, eps: str | None) -> Any:
+def _radii(text: str | None) -> Sequence[float | None]:
+    """Return the radii of ``--eps`` from small to large; one that is not given is None."""
+    if text is None:
+        return [None]
+    return sorted({number(part) for part in text.split(",")})
+
+
+def _threat(threat: Any, norm: str | None, eps: float | None) -> Any:
     if norm is not None:
         if norm not in THREATS:
             raise UnknownName("norm", norm, THREATS)
         threat = THREATS[norm](eps=threat.eps, bounds=threat.bounds)
-    return threat if eps is None else replace(threat, eps=number(eps))
+    return threat if eps is None else replace(threat, eps=eps)
 
 
 def _strength(records: list[Record]) -> str:

@@ -37,6 +37,7 @@ from .clusters import (
     write_members,
 )
 from .exhibit import write_exhibits
+from .maps import write_maps
 from .resistance import resistance
 from .retrieval import CUTS, evaluate_retrieval
 from .score import score
@@ -44,7 +45,7 @@ from .smallest import robustness_curve
 from .stats import Estimate, estimate
 from .suite import Entry, EntryResult, Share, Suite, attack_again, run_suite, taken
 from .union import UNION, union
-from .verdict import Examination, Repaired, Verdict, conduct, repair
+from .verdict import CHECKS, Examination, Repaired, Verdict, conduct, repair
 from .verdict.deployment import precision as precision_check
 from .verdict.material import Unavailable
 
@@ -168,6 +169,7 @@ def measure(
     gallery_images: Images | None = None,
     class_names: Sequence[str] = (),
     on_chunk: Callable[[str, int, int], None] | None = None,
+    on_step: Callable[[str, int, int], None] | None = None,
 ) -> Measured:
     """Evaluate a task.
 
@@ -182,7 +184,8 @@ def measure(
     settings
         Plain data that, hashed, tells this evaluation from all others.
     folder
-        Gets ``records.jsonl``, ``evaluations/`` (per-query values, verdict, clusters) and ``exhibits/``.
+        Gets ``records.jsonl``, ``evaluations/`` (per-query values, verdict, clusters), ``exhibits/`` and
+        ``maps/``.
         Measured there before, :func:`read_back` gives the records; begun there before, finished chunks are
         not repeated.
     gallery_images
@@ -191,7 +194,11 @@ def measure(
         Name of label i at position i.
     on_chunk
         Called with attack, queries done and queries in all.
+    on_step
+        Called with what is done besides attacks, steps done and steps in all (0 where that is unknown),
+        before and between these steps.
     """
+    tell = on_step or _silent
     fingerprint = _fingerprint(settings, plan)
     path, store = (folder and folder / "records.jsonl"), (folder and folder / "evaluations" / fingerprint)
     if store is not None:
@@ -209,6 +216,7 @@ def measure(
         return Measured(records=[], results=results)
     covered = results[0].rows if results else None
     part = task if covered is None else task.rows(covered.to(task.z.device))
+    tell("clean queries", 0, 0)
     start = time.perf_counter()
     benign = _benign(part, plan)
     spent = time.perf_counter() - start
@@ -221,9 +229,13 @@ def measure(
             task=seen, results=looked_at, search=plan.search, threat=plan.threat, seed=plan.seed,
             level=cast(Any, plan.level), precision=plan.precision, **evidence,
         )  # fmt: skip
-        verdict = conduct(examination)
+        steps = iter(range(1, len(CHECKS) + 1))
+        tell("checks", 0, len(CHECKS))
+        verdict = conduct(examination, on_finding=lambda _: tell("checks", next(steps), len(CHECKS)))
         if plan.repair_seconds is not None:
+            tell("repairs", 0, 0)
             repaired = repair(examination, verdict, plan.repair_seconds)
+    tell("scores and intervals", 0, 0)
     about = {**shared, "suite": plan.suite.name, "norm": plan.threat.norm, "fingerprint": fingerprint}
     about["precision"] = plan.precision
     about["verdict"] = UNCHECKED if verdict is None else verdict.word
@@ -241,7 +253,12 @@ def measure(
         if repaired is not None and store is not None:
             write_json(store / MENDED, {**repaired.verdict.to_plain(), "applied": dict(repaired.applied)})
         if gallery_images is not None and plan.suite.entries and part.x.ndim == 4:
+            tell("examples", 0, 0)
             _exhibit(folder / "exhibits", task, plan, gallery_images, results, class_names)
+            if not isinstance(task, ClusterTask):
+                write_maps(
+                    folder / "maps", folder / "exhibits", task, results, plan.threat, class_names, plan.seed
+                )
     if path is not None and store is not None:
         record.append(path, records)
         complete = covered is None or plan.share.seconds is None
@@ -255,6 +272,10 @@ def measure(
             },
         )
     return Measured(records=records, results=results, verdict=verdict)
+
+
+def _silent(what: str, done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 def settled(task: RetrievalTask, plan: Plan, settings: Mapping[str, Any], folder: Path | None) -> Plan:

@@ -10,12 +10,20 @@ import torch
 from torch import Tensor
 
 from ..attacks import Outcome
-from ..files import write_arrays
+from ..errors import CorruptFile
+from ..files import read_arrays, write_arrays
 from ..functional.ranking import nearest
 from ..types import Images, RetrievalTask, Threat
 from .suite import Entry, EntryResult
 
 NEIGHBOURS = 5
+ANCHOR = "ES"
+"""The attack by whose shift queries are chosen, where the suite has it: it aims at nothing else."""
+
+
+def exhibit_name(label: str, eps: float) -> str:
+    """Return the name of the file that holds the examples of one attack at one radius."""
+    return f"{label}@{eps:.6g}.npz"
 
 
 def choose_queries(task: RetrievalTask, after_z: Tensor, shift: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +63,10 @@ def write_exhibits(
     k: int = 12,
     again: Callable[[Entry, RetrievalTask], Outcome] | None = None,
 ) -> None:
-    """Write ``folder/LABEL.npz`` for every attack.
+    """Write ``folder/LABEL@EPS.npz`` for every attack, of the same queries for all attacks and radii.
+
+    The queries are chosen once, by how far :data:`ANCHOR` (else the first attack) moves them; those that the
+    folder shows already are shown again.
 
     Parameters
     ----------
@@ -78,13 +89,14 @@ def write_exhibits(
         out.
     """
     count = min(NEIGHBOURS, len(task.gallery.z) - 1)
-    for entry, outcome, _, covered in results:
-        if entry.fewer_steps:  # the same attack stands in the suite in full
-            continue
-        queries = task if covered is None else task.rows(covered.to(task.z.device))
-        shift = task.distance.rowwise(outcome.z, queries.z)
-        rows, held = choose_queries(queries, outcome.z, shift, k)
-        part = queries.rows(rows)
+    whole = [result for result in results if not result.entry.fewer_steps]  # else it stands there in full
+    if not whole:
+        return
+    covered = whole[0].rows  # the same for all attacks
+    queries = task if covered is None else task.rows(covered.to(task.z.device))
+    rows = shown_queries(folder, queries, whole, k)
+    part = queries.rows(rows)
+    for entry, outcome, *_ in whole:
         attacked, after = outcome.x[rows], outcome.z[rows]
         if not attacked.numel():
             if again is None:
@@ -95,8 +107,32 @@ def write_exhibits(
         for name, z in (("before", part.z), ("after", after)):
             d, neighbours = nearest(z, task.gallery.z, count, task.distance, part.self_index)
             arrays |= {f"{name}_x": images[neighbours], f"{name}_y": task.gallery.y[neighbours]}
-            arrays[f"{name}_d"] = d
-        arrays |= {"held": held, "ids": part.index}
-        extra = {"eps": np.array(threat.eps), "class_names": np.array(list(class_names), dtype=np.str_)}
+            arrays |= {f"{name}_d": d, f"{name}_ids": neighbours}
+        arrays |= {"held": arrays["after_y"][:, 0] == part.y, "ids": part.index}
+        extra = {
+            "eps": np.array(threat.eps), "norm": np.array(threat.norm),
+            "class_names": np.array(list(class_names), dtype=np.str_),
+        }  # fmt: skip
         stored = {name: value.cpu().numpy() for name, value in arrays.items()}
-        write_arrays(folder / f"{entry.label}.npz", {**stored, **extra})
+        write_arrays(folder / exhibit_name(entry.label, threat.eps), {**stored, **extra})
+
+
+def shown_queries(
+    folder: Path, queries: RetrievalTask, results: Sequence[EntryResult], k: int = 12
+) -> Tensor:
+    """Return the rows (k,) of the queries to show: those of earlier radii, else by :func:`choose_queries`."""
+    order = queries.index.argsort()
+    for path in sorted(folder.glob("*@*.npz")) if folder.is_dir() else ():
+        try:
+            there = read_arrays(path)
+            ids, x = torch.as_tensor(there["ids"]).to(order.device), torch.as_tensor(there["query"])
+        except (CorruptFile, KeyError, TypeError):
+            continue
+        places = torch.searchsorted(queries.index[order], ids).clamp(max=len(order) - 1)
+        rows = order[places]
+        if len(ids) == min(k, len(order)) and bool((queries.index[rows] == ids).all()):
+            shown = queries.x[rows].cpu()
+            if shown.shape == x.shape and bool(torch.equal(shown, x)):
+                return rows
+    anchor = next((r for r in results if r.entry.label == ANCHOR), results[0]).outcome
+    return choose_queries(queries, anchor.z, queries.distance.rowwise(anchor.z, queries.z), k)[0]
