@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.attacks import Outcome
+from holdfast.encoders import adapt
 from holdfast.errors import InvalidArgument
 from holdfast.evaluation import Entry, EntryResult, retrieval_task
 from holdfast.evaluation.verdict import (
@@ -192,6 +193,11 @@ def test_r4_counts_single_queries() -> None:
             return torch.where(z[:, :1] == z[0, 0], z.detach(), z)
 
     assert check("R4", examination(Partly())).value == pytest.approx(0.5)
+
+
+def test_r5_of_a_function_around_a_network_stays_in_its_precision() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(2, 4))
+    assert status("R5", examination(adapt(lambda x: net(x)))) == "pass"
 
 
 def test_r5_gradient_correct() -> None:

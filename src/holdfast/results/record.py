@@ -234,17 +234,29 @@ def read(path: str | Path) -> list[Record]:
     path = Path(path)
     if not path.is_file():
         raise RunError(f"{path}: no such file of records; has the run been evaluated?")
-    lines = [{**_LATER, **line} if "schema" in line else line for line in read_lines(path)]
-    for number, line in enumerate(lines, start=1):
-        if "schema" in line and line["schema"] != SCHEMA:
-            raise RunError(f"{path}: record {number} has schema {line['schema']!r}, expected {SCHEMA}")
-        missing = [name for name in Record.__annotations__ if name not in line]
-        if missing:
-            raise CorruptFile(path, None, f"record {number} lacks {', '.join(missing)}")
-        fault = _fault(line)
-        if fault is not None:
-            raise CorruptFile(path, None, f"record {number}, {fault[0]}: need {fault[1]}, got {fault[2]!r}")
-    return [cast(Record, line) for line in lines]
+    return [validated(line, path, number) for number, line in enumerate(read_lines(path), start=1)]
+
+
+def validated(line: Mapping[str, Any], path: str | Path, number: int) -> Record:
+    """Return what stands in a file as a record, or say what is wrong with it.
+
+    Raises
+    ------
+    RunError
+        If it has another schema than this version writes.
+    CorruptFile
+        If it lacks a field or holds something that cannot be a measurement.
+    """
+    line = {**_LATER, **line} if "schema" in line else line
+    if "schema" in line and line["schema"] != SCHEMA:
+        raise RunError(f"{path}: record {number} has schema {line['schema']!r}, expected {SCHEMA}")
+    missing = [name for name in Record.__annotations__ if name not in line]
+    if missing:
+        raise CorruptFile(path, None, f"record {number} lacks {', '.join(missing)}")
+    fault = _fault(line)
+    if fault is not None:
+        raise CorruptFile(path, None, f"record {number}, {fault[0]}: need {fault[1]}, got {fault[2]!r}")
+    return cast(Record, line)
 
 
 def latest(records: Iterable[Record]) -> list[Record]:

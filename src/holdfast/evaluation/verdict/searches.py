@@ -66,7 +66,7 @@ def stretched(search: Search, factor: float) -> Search:
 
 
 def in_double(part: RetrievalTask) -> RetrievalTask:
-    """Return queries and encoder in float64; an encoder that is no module stays as it is."""
+    """Return queries and encoder in float64; an encoder that cannot be taken there stays as it is."""
     encoder = part.encoder
     if not isinstance(encoder, nn.Module):
         return part
@@ -77,9 +77,15 @@ def in_double(part: RetrievalTask) -> RetrievalTask:
         with frozen(encoder):
             return cast(Tensor, torch.func.functional_call(encoder, state, (x,)))
 
+    x = part.x.double()
+    try:
+        with torch.no_grad():
+            forward(x[:1])
+    except RuntimeError:  # weights that are no part of the module: a function around a network
+        return part
     g = part.gallery
     return replace(
-        part, encoder=forward, x=part.x.double(), z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids)
+        part, encoder=forward, x=x, z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids)
     )
 
 

@@ -1,0 +1,62 @@
+"""A leaderboard as Markdown and as one static page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .board import MEASURES, Board, Row
+
+MARK = "<!-- leaderboard -->"
+"""Stands before and after the table of the README."""
+
+
+def head(board: Board) -> list[str]:
+    """Return the headings of the columns."""
+    return ["recipe", *(MEASURES[m].title for m in board.measures), "seeds", "verdict", "against the first"]
+
+
+def cells(board: Board, row: Row) -> list[str]:
+    """Return one row as text: mean and standard deviation over seeds."""
+    told = [*(_value(row, measure) for measure in board.measures), str(len(row.seeds))]
+    words = ", ".join(f"{n} {word}" for word, n in sorted(row.verdicts.items(), key=lambda v: (-v[1], v[0])))
+    return [row.recipe + " *" * row.front, *told, words, row.against]
+
+
+def _value(row: Row, measure: str) -> str:
+    mean, sd = row.mean(measure), row.spread(measure)
+    if mean is None:
+        return "–"
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def caption(board: Board) -> str:
+    """Say how a board is to be read."""
+    return (
+        f"{board.track.words()}: mean ± standard deviation over seeds, ranked by "
+        f"{MEASURES[board.ranked_by].title}. R@1 in percent, ERS from 0 to 100. * no other row has both a "
+        "higher clean and a higher worst-case R@1. Worst case is the lowest R@1 under any attack that was "
+        "run: an upper bound. Within noise: Welch's test over seeds does not tell the row from the first."
+    )
+
+
+def markdown(found: Sequence[Board]) -> str:
+    """Return all boards as Markdown tables, each with its caption."""
+    return "\n\n".join(_table(board) for board in found)
+
+
+def _table(board: Board) -> str:
+    numbers = len(board.measures) + 1
+    rows = [head(board), ["---", *["---:"] * numbers, "---", "---"], *(cells(board, r) for r in board.rows)]
+    lines = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in rows]
+    return "\n".join([*lines, "", caption(board).replace("*", "\\*")])
+
+
+def _plain(text: str) -> str:
+    """Return text that cannot break a Markdown table."""
+    safe = "".join(c if c.isprintable() else " " for c in text)
+    return safe.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+
+
+def page(found: Sequence[Board]) -> str:
+    """Return all boards as one self-contained page with sortable tables."""
+    raise NotImplementedError
