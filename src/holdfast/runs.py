@@ -24,7 +24,7 @@ from ._version import __version__
 from .clusters import Clusters, Inference
 from .config import allow, flatten, from_plain, to_plain
 from .encoders import Encoder
-from .errors import HoldfastError, InvalidArgument, RunError, UnknownName
+from .errors import HoldfastError, InvalidArgument, RunError, UnknownName, near_runs
 from .evaluation import SUITES, Share, retrieval_task
 from .evaluation.card import Level, Plan, against, measure, read_back, sample, settled
 from .evaluation.cluster_transfer import other_encoders
@@ -109,7 +109,7 @@ def open_run(path: str | Path) -> RunFolder:
     """
     path = Path(path)
     if not (path / "run.json").is_file():
-        raise RunError(f"{path}: no run folder (there is no run.json in it)")
+        raise RunError(f"{path}: no run folder (there is no run.json in it)", hint=near_runs(path))
     meta = read_json(path / "run.json")
     if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
         found = meta.get("schema") if isinstance(meta, dict) else None

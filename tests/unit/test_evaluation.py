@@ -576,6 +576,33 @@ def test_maps_keep_a_bounded_sample(
     assert len(set(clean["ids"].tolist())) == 8
 
 
+def test_maps_of_other_samples_add_to_the_map(task: RetrievalTask, tmp_path: Path) -> None:
+    def mapped(part: RetrievalTask, eps: float) -> dict[str, np.ndarray]:
+        threat = LinfThreat(eps=eps)
+        results = run_suite(part, SUITES["core"], SEARCH, threat)
+        write_exhibits(tmp_path / "e", part, task.x, results, threat, k=4)
+        write_maps(tmp_path / "m", tmp_path / "e", part, results, threat)
+        return read_arrays(tmp_path / "m" / "clean.npz")
+
+    few = mapped(task.rows(torch.arange(0, 10)), 0.1)
+    both = mapped(task.rows(torch.arange(5, 15)), 0.2)
+    assert sorted(few["ids"]) == list(range(10))
+    assert both["ids"][:10].tolist() == few["ids"].tolist()
+    assert sorted(both["ids"]) == list(range(15))
+    assert np.allclose(both["query_z"], task.z[both["ids"]].float().numpy(), atol=1e-6)
+    for eps, seen in ((0.1, range(10)), (0.2, range(5, 15))):
+        z = read_arrays(tmp_path / "m" / f"ES@{eps}.npz")["attacked_z"]
+        assert len(z) == 15
+        assert set(both["ids"][np.isfinite(z).all(1)].tolist()) == set(seen)
+    other = replace(task, z=-task.z, gallery=Gallery(-task.gallery.z, task.gallery.y, task.gallery.ids))
+    again = mapped(other.rows(torch.arange(0, 10)), 0.3)  # of another encoder: nothing of the old map stays
+    assert sorted(again["ids"]) == list(range(10))
+    assert {p.name for p in (tmp_path / "m").iterdir()} == {"clean.npz", *(f"{x}@0.3.npz" for x in LABELS)}
+
+
+LABELS = ("CA+", "CA-", "ES")
+
+
 def test_exhibits_of_a_tiny_gallery(tmp_path: Path) -> None:
     task = retrieval_task(pixels, points([[0.1], [0.2], [0.9]]), torch.tensor([0, 0, 1]))
     results = run_suite(task, SUITES["core"], SEARCH, THREAT)

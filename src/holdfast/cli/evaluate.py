@@ -23,15 +23,20 @@ from ..runs import STEPS, default_search, evaluate_run, open_run
 from ..scorecard import evaluate
 from ..search import Precision
 from ..threat import THREATS
+from . import complete
 from .clusters import cluster_tables
-from .options import seconds, use_threads
+from .options import radius, seconds, use_threads
 from .output import judged, live, print_json, print_table, print_text, say, score_table
 
 
 def evaluate_command(
     what: Annotated[
         str,
-        typer.Argument(metavar="RUN|MODULE:FACTORY", help="Run folder, or a function that makes an encoder."),
+        typer.Argument(
+            metavar="RUN|MODULE:FACTORY",
+            help="Run folder, or a function that makes an encoder.",
+            autocompletion=complete.runs,
+        ),
     ],
     images: Annotated[
         Path | None, typer.Option(help="Folder of images for MODULE:FACTORY; its folders are the classes.")
@@ -45,7 +50,9 @@ def evaluate_command(
         str | None, typer.Option(help="Deployed index of FAISS to put into the loop: flat, ivf or hnsw.")
     ] = None,
     size: Annotated[int, typer.Option(help="Side in pixels of images from a folder.")] = 224,
-    suite: Annotated[str | None, typer.Option(help="Suite; see `holdfast list suites`.")] = None,
+    suite: Annotated[
+        str | None, typer.Option(help="Suite; see `holdfast list suites`.", autocompletion=complete.suites)
+    ] = None,
     eps: Annotated[
         str | None,
         typer.Option(help="Radius, or several for a curve: 4/255,8/255; by default the run's, or 8/255."),
@@ -93,10 +100,11 @@ def evaluate_command(
     folder = Path(what) if not own else out or Path("runs") / what.replace(":", "-").replace(".", "-")
     with live(quiet=as_json) as progress:
         common["on_chunk"] = lambda *at: progress.attacking(folder.name, *at)
+        common["on_step"] = lambda *at: progress.step(folder.name, *at)
         found: list[list[Record]] = []
-        for radius in _radii(eps):
+        for eps_now in _radii(eps, norm):
             if own:
-                r = 8 / 255 if radius is None else radius
+                r = 8 / 255 if eps_now is None else eps_now
                 chosen = None if alpha is None and steps == STEPS else _search(r, steps, alpha, suite)
                 records = _own(
                     what, images, share, suite=suite, eps=r, norm=norm or "linf", size=size, search=chosen,
@@ -104,7 +112,7 @@ def evaluate_command(
                 )  # fmt: skip
             else:
                 opened = open_run(folder)
-                threat = _threat(opened.run.threat, norm, radius)
+                threat = _threat(opened.run.threat, norm, eps_now)
                 search = _search(threat.eps, steps, alpha, suite)
                 records = evaluate_run(
                     opened, suite=suite or "core", threat=threat, search=search, share=share, **common
@@ -145,11 +153,11 @@ def _clusters(text: str | None) -> int | Literal["auto"] | None:
     return int(text)
 
 
-def _radii(text: str | None) -> Sequence[float | None]:
+def _radii(text: str | None, norm: str | None) -> Sequence[float | None]:
     """Return the radii of ``--eps`` from small to large; one that is not given is None."""
     if text is None:
         return [None]
-    return sorted({number(part) for part in text.split(",")})
+    return sorted({radius(part, norm or "linf") for part in text.split(",")})
 
 
 def _threat(threat: Any, norm: str | None, eps: float | None) -> Any:
