@@ -41,8 +41,9 @@ from .linear.competitors import (
     complete,
     recorded,
 )
+from .notebooks import table_html
 from .report import write_report
-from .report.certificates import read_certified, write_curves
+from .report.certificates import read_certified, title, write_curves
 from .results import record
 from .results.record import Record
 from .runs import machine
@@ -111,6 +112,41 @@ class Certification:
         """Return plain data for JSON."""
         report = None if self.report is None else str(self.report)
         return {**self.meta, "out": str(self.out), "report": report, "records": self.records}
+
+    def _repr_html_(self) -> str:
+        """Show the certified errors in a notebook."""
+        run = self.meta.get("run", {})
+        failed = [f"{title(name)} was not measured: {why}" for name, why in self.meta["failed"].items()]
+        caption = f"Certified errors in percent at radii: {run.get('data', '')}, {run.get('norm', '')}"
+        return certified_html(self.meta, caption, " ".join([*failed, f"Folder: {self.out}."]))
+
+
+def certified_html(meta: Mapping[str, Any], caption: str, note: str, *, kept: bool = False) -> str:
+    """Return the rows of ``certify.json`` for a notebook.
+
+    Parameters
+    ----------
+    meta
+        The whole of the file.
+    caption, note
+        Above and beneath.
+    kept
+        Tell the shares that are certified instead of the errors.
+    """
+
+    def share(error: float) -> str:
+        return f"{100 * (1 - error if kept else error):.1f}"
+
+    rows = [
+        [
+            title(row["method"]), str(row["k"]), share(row["clean_error"]["value"]),
+            *(share(e["value"]) for e in row["certified_error"]),
+            "unbounded" if row["median"]["value"] is None else f"{row['median']['value']:.4g}",
+        ]
+        for row in meta["rows"]
+    ]  # fmt: skip
+    head = ["method", "k", "clean", *(f"{r:g}" for r in meta["radii"]), "median radius"]
+    return table_html(head, rows, caption=caption, note=note)
 
 
 def certify_table(

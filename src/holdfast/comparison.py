@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .errors import CorruptFile, RunError
+from .config import flatten
+from .errors import CorruptFile, RunError, near_runs
 from .evaluation import Comparison, compare, read_values
 from .evaluation.stored import Chunk, State, StoredValues, stored_chunks, stored_name
 from .files import read_json
+from .notebooks import Cell, lines_html, table_html
 from .results import record
 from .results.record import Record
+from .results.show import NAMES
 from .runs import RunFolder
 
 SAME = {
@@ -72,6 +75,32 @@ class Row:
         """Say it in a sentence."""
         return self.comparison.words(a, b, points=self.share)
 
+    def figures(self) -> list[str]:
+        """Return A, B, B - A, its interval and p as text; shares in percent."""
+        c, scale, digits = self.comparison, *((100, 1) if self.share else (1, 3))
+
+        def show(value: float, sign: str = "") -> str:
+            return f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"
+
+        p = "< 0.001" if c.p_value < 0.001 else f"{c.p_value:.2g}"
+        return [show(self.a), show(self.b), show(c.difference, "+"), f"{show(c.low)} to {show(c.high)}", p]
+
+
+class Change(NamedTuple):
+    """A setting that is not the same in two runs; None where a run has no such setting.
+
+    Attributes
+    ----------
+    path
+        Names joined by dots, as for ``--set``.
+    a, b
+        The values.
+    """
+
+    path: str
+    a: Any
+    b: Any
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunComparison:
@@ -89,6 +118,8 @@ class RunComparison:
         Of the evaluations.
     rows
         One for each attack, state and measure.
+    changes
+        Settings of the trainings that are not the same, by path; empty where a folder holds none.
     """
 
     a: str
@@ -97,6 +128,13 @@ class RunComparison:
     differing: tuple[str, ...]
     fingerprints: tuple[str, str]
     rows: tuple[Row, ...]
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def shown(self) -> list[Row]:
+        """The rows for people: the clean recall, then every measure under attack."""
+        clean = [r for r in self.rows if (r.state, r.metric) == ("clean", "recall@1")][:1]
+        return [*clean, *(r for r in self.rows if r.state == "attacked")]
 
     def to_plain(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -104,7 +142,44 @@ class RunComparison:
         for row in self.rows:
             flat = {k: v for k, v in asdict(row).items() if k != "comparison"} | asdict(row.comparison)
             rows.append({**flat, "verdict": row.verdict, "words": row.words(self.a, self.b)})
-        return {**asdict(self), "rows": rows}
+        changes = [change._asdict() for change in self.changes]
+        return {**asdict(self), "rows": rows, "changes": changes}
+
+    def _repr_html_(self) -> str:
+        """Show the rows, and the settings that differ, in a notebook."""
+        mark = {"A better": "worse", "B better": "better", "within noise": "quiet"}
+        body: list[list[str | Cell]] = [
+            [
+                "clean" if row.state == "clean" else row.attack, NAMES.get(row.metric, row.metric),
+                *row.figures(),
+                Cell(row.verdict, mark[row.verdict]),
+            ]
+            for row in self.shown
+        ]  # fmt: skip
+        table = table_html(
+            ("attack", "metric", "A", "B", "B - A", "95 % interval", "p", "in words"),
+            body,
+            text=(0, 1, 7),
+            caption=f"A = {self.a}, B = {self.b}: {self.settings.get('suite', '')}",
+            note="Shares in percent. Intervals and p are over queries, row by row, not over training seeds.",
+        )
+        return table + lines_html(diff_lines(self.changes), f"settings: - A = {self.a}, + B = {self.b}")
+
+
+def diff_lines(changes: tuple[Change, ...]) -> list[tuple[str, str]]:
+    """Return ``("-" or "+", "path = value")`` lines: what A has and B has not, then what B has instead.
+
+    Examples
+    --------
+    >>> diff_lines((Change("epochs", 8, 16), Change("defense.extra", None, "Consistency")))
+    [('-', 'epochs = 8'), ('+', 'epochs = 16'), ('+', 'defense.extra = Consistency')]
+    """
+    return [
+        (sign, f"{path} = {value}")
+        for path, a, b in changes
+        for sign, value in (("-", a), ("+", b))
+        if value is not None
+    ]
 
 
 class _Evaluation(NamedTuple):
@@ -121,6 +196,7 @@ def compare_runs(
     suite: str | None = None,
     eps: float | None = None,
     seed: int = 0,
+    on_step: Callable[[str, int, int], None] | None = None,
 ) -> RunComparison:
     """Compare two evaluated runs on the same queries.
 
@@ -132,6 +208,8 @@ def compare_runs(
         Which evaluations; by default any. Of several that both runs have, the one that B recorded last.
     seed
         Of bootstrap and sign flips.
+    on_step
+        Called with the measure that was compared last, measures done and measures in all.
 
     Returns
     -------
@@ -157,14 +235,35 @@ def compare_runs(
         settings={key: first.settings[key] for key in SAME if key in first.settings},
         differing=tuple(k for k in NOTED if first.settings.get(k) != second.settings.get(k)),
         fingerprints=(first.folder.name, second.folder.name),
-        rows=tuple(_rows(first, second, seed)),
+        rows=tuple(_rows(first, second, seed, on_step or (lambda *_: None))),
+        changes=_changes(*folders),
     )
+
+
+def _changes(a: Path, b: Path) -> tuple[Change, ...]:
+    """Return the settings of the trainings that differ; folders of own encoders hold none."""
+    if not all((folder / "run.json").is_file() for folder in (a, b)):
+        return ()
+    old, new = (_training(folder / "run.json") for folder in (a, b))
+    return tuple(
+        Change(path, old.get(path), new.get(path))
+        for path in sorted({**old, **new})
+        if old.get(path) != new.get(path)
+    )
+
+
+def _training(path: Path) -> dict[str, Any]:
+    meta = read_json(path)
+    run = meta.get("run") if isinstance(meta, dict) else None
+    if not isinstance(run, dict):
+        raise CorruptFile(path, None, "need a JSON object with the settings of a run")
+    return flatten(run)
 
 
 def _evaluations(path: Path, suite: str | None, eps: float | None) -> list[_Evaluation]:
     """Return the finished evaluations of a run whose per-query values are there, the latest first."""
     if not path.is_dir():
-        raise RunError(f"{path}: no such run folder")
+        raise RunError(f"{path}: no such run folder", hint=near_runs(path))
     records = record.read(path / "records.jsonl")
     found = []
     for fingerprint in dict.fromkeys(r["fingerprint"] for r in reversed(records)):
@@ -183,7 +282,10 @@ def _evaluations(path: Path, suite: str | None, eps: float | None) -> list[_Eval
     if not found:
         asked = [f"suite {suite}"] * (suite is not None) + [f"eps {eps}"] * (eps is not None)
         kind = f" of {', '.join(asked)}" if asked else ""
-        raise RunError(f"{path}: no finished evaluation{kind} with per-query values of attacks")
+        raise RunError(
+            f"{path}: no finished evaluation{kind} with per-query values of attacks",
+            hint=f"holdfast evaluate {path}",
+        )
     return found
 
 
@@ -221,14 +323,20 @@ def _differences(a: Any, b: Any) -> str:
     return f"{a!r} and {b!r}"
 
 
-def _rows(first: _Evaluation, second: _Evaluation, seed: int) -> Iterator[Row]:
+def _rows(
+    first: _Evaluation, second: _Evaluation, seed: int, tell: Callable[[str, int, int], None]
+) -> Iterator[Row]:
     a, b = _same_queries(first, second)
     told = {(r["attack"], r["metric"]): r for r in first.records if r["attack"] != "none"}
-    for attack, state in product(dict.fromkeys(attack for attack, _ in told), STATES):
+    attacks = dict.fromkeys(attack for attack, _ in told)
+    total = sum(len(a.get(stored_name(attack), {}).get(state, {})) for attack in attacks for state in STATES)
+    done = 0
+    for attack, state in product(attacks, STATES):
         label = stored_name(attack)
         theirs = b.get(label, {}).get(state, {})
         for metric, values in a.get(label, {}).get(state, {}).items():
             if metric in theirs and (attack, metric) in told:
+                tell(f"{attack} {metric}", done, total)
                 yield Row(
                     attack=attack,
                     state=state,
@@ -238,6 +346,8 @@ def _rows(first: _Evaluation, second: _Evaluation, seed: int) -> Iterator[Row]:
                     b=float(theirs[metric].mean(dtype="float64")),
                     comparison=compare(values, theirs[metric], seed=seed),
                 )
+            done += 1
+    tell("done", total, total)
 
 
 def _same_queries(first: _Evaluation, second: _Evaluation) -> tuple[StoredValues, StoredValues]:

@@ -12,7 +12,7 @@
 
     HoldfastWarning          (a UserWarning)
 
-A message names the argument, says what was required, and what came.
+A message names the argument, says what was required, and what came. An error may carry a hint: what to do.
 """
 
 from __future__ import annotations
@@ -22,9 +22,34 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+SHOWN = 12
+"""Names that a hint shows, at most."""
+
 
 class HoldfastError(Exception):
-    """Root of all errors raised on purpose; the command line turns it into one line and exit code 2."""
+    """Root of all errors raised on purpose; the command line prints its line and its hint, and exits with 2.
+
+    Parameters
+    ----------
+    hint
+        What to do about it. A traceback shows it below the message.
+
+    Examples
+    --------
+    >>> HoldfastError("runs/hm: no run folder", hint="did you mean runs/hm-ics?").hint
+    'did you mean runs/hm-ics?'
+    """
+
+    def __init__(self, *args: Any, hint: str | None = None) -> None:
+        super().__init__(*args)
+        self.hint = hint
+        if hint is not None:
+            self.add_note(f"hint: {hint}")
+
+    @property
+    def brief(self) -> str:
+        """The message without what the hint says."""
+        return str(self)
 
 
 class InvalidArgument(HoldfastError, ValueError):
@@ -38,6 +63,8 @@ class InvalidArgument(HoldfastError, ValueError):
         What would have been accepted.
     got
         What came; shown with ``repr``.
+    hint
+        What to do about it.
 
     Examples
     --------
@@ -47,9 +74,9 @@ class InvalidArgument(HoldfastError, ValueError):
     holdfast.errors.InvalidArgument: eps: need a number >= 0, got -1
     """
 
-    def __init__(self, argument: str, required: str, got: Any) -> None:
+    def __init__(self, argument: str, required: str, got: Any, *, hint: str | None = None) -> None:
         self.argument = argument
-        super().__init__(f"{argument}: need {required}, got {got!r}")
+        super().__init__(f"{argument}: need {required}, got {got!r}", hint=hint)
 
 
 class UnknownName(InvalidArgument):
@@ -67,10 +94,17 @@ class UnknownName(InvalidArgument):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         names = sorted(known)
-        lowered = {n.lower(): n for n in names}
-        near = [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names) or 'none'}"
-        super().__init__(kind, f"a known name ({hint})", name)
+        close = near(name, names)
+        advice = _or(close) if close else f"known: {', '.join(names) or 'none'}"
+        super().__init__(kind, f"a known name ({advice})", name)
+        self.name = name
+        # The message holds it already, so it is no note.
+        self.hint = advice if close or len(names) <= SHOWN else f"known: {_few(names)}"
+
+    @property
+    def brief(self) -> str:
+        """The message without the near names."""
+        return f"{self.argument}: there is no {self.name!r}"
 
 
 class DataError(HoldfastError, ValueError):
@@ -104,7 +138,59 @@ class MissingExtra(HoldfastError, ImportError):
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}; install it with: pip install 'holdfast[{extra}]'")
+        self._brief = f"{purpose} needs {package}, which is not installed"
+        install = f"pip install 'holdfast[{extra}]'"
+        super().__init__(f"{purpose} needs {package}; install it with: {install}")
+        self.hint = install  # the message holds it already
+
+    @property
+    def brief(self) -> str:
+        """The message without how to install."""
+        return self._brief
+
+
+def near(name: str, known: Iterable[str], most: int = 3) -> list[str]:
+    """Return the known names that are written nearly like a name, the nearest first.
+
+    Examples
+    --------
+    >>> near("HM-isc", ["plain", "hm-ics", "act"])
+    ['hm-ics']
+    """
+    lowered = {n.lower(): n for n in known}
+    return [lowered[n] for n in difflib.get_close_matches(name.lower(), lowered, n=most, cutoff=0.5)]
+
+
+def near_runs(path: str | Path) -> str:
+    """Return a hint about the run folders in, beside or below where one was looked for."""
+    path = Path(path)
+    inside = _runs(path)
+    if inside:
+        return f"there are runs in it: {_few(inside)}"
+    found = list(dict.fromkeys([*_runs(path.parent), *_runs(Path("runs"))]))
+    ends = {Path(run).name: run for run in reversed(found)}
+    close = [ends[name] for name in near(path.name, ends)]
+    if close:
+        return _or(close)
+    return f"runs here: {_few(found)}" if found else "holdfast train RECIPE makes a run folder"
+
+
+def _runs(folder: Path) -> list[str]:
+    """Return the run folders below a folder, down to the second level."""
+    files = ("*/run.json", "*/records.jsonl", "*/*/run.json", "*/*/records.jsonl")
+    try:
+        return sorted({str(found.parent) for pattern in files for found in folder.glob(pattern)})
+    except OSError:
+        return []
+
+
+def _or(names: list[str]) -> str:
+    return f"did you mean {' or '.join(names)}?"
+
+
+def _few(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def told(error: BaseException) -> str:

@@ -12,9 +12,9 @@ from .config import replace as replace_path
 from .errors import RunError
 from .recipes import recipe
 from .report import write_report
-from .results import record
-from .results.record import Record
+from .results import Records, record
 from .runs import RunFolder, evaluate_run, open_run, train_run
+from .training import Run
 
 RECIPES = ("plain", "hm-ics")
 REPAIR_SECONDS = 20.0
@@ -34,7 +34,7 @@ class Quickstart:
         Names of runs that were there already, trained with the same settings.
     """
 
-    records: list[Record]
+    records: Records
     report: Path
     records_path: Path
     reused: tuple[str, ...]
@@ -45,6 +45,7 @@ def quickstart(
     *,
     zero_shot: bool = False,
     seed: int = 0,
+    runs: Sequence[Run] = (),
     changes: Sequence[tuple[str, Any]] = (),
     on_line: Callable[[str, dict[str, Any]], None] | None = None,
     on_chunk: Callable[[str, str, int, int], None] | None = None,
@@ -62,8 +63,10 @@ def quickstart(
         Train on the digits 0 to 4 and test on 5 to 9, instead of all classes on both sides.
     seed
         Of both runs.
+    runs
+        In place of the two recipes on digits; the first is the undefended one.
     changes
-        ``(path, value)`` settings that both recipes shall have, for tests and trials: ``("epochs", 2)``.
+        ``(path, value)`` settings that all runs shall have, for tests and trials: ``("epochs", 2)``.
     on_line, on_chunk, on_step
         Progress of training (run, log line), of attacks (run, attack, queries done, in all) and of the rest
         (run, what is done, steps done, in all).
@@ -74,14 +77,15 @@ def quickstart(
         If the folder holds runs of other settings.
     """
     out = Path(out)
-    wanted = [_prepare(name, zero_shot, seed, changes) for name in RECIPES]
+    base = {run.name: run for run in runs or map(recipe, RECIPES)}
+    wanted = [_prepare(run, zero_shot, seed, changes) for run in base.values()]
     for run in wanted:  # refuse before anything is computed
         if (out / run.name / "run.json").exists() and open_run(out / run.name).run != run:
             raise RunError(
                 f"{out / run.name}: holds a run of other settings; choose another --out, "
                 "or set the old one aside with --fresh"
             )
-    records: list[Record] = []
+    records = Records()
     reused = []
     folders: list[RunFolder] = []
     for run in wanted:
@@ -93,7 +97,7 @@ def quickstart(
             run,
             folder,
             resume=known,
-            defaults=_prepare(name, False, 0, ()),
+            defaults=_prepare(base[name], False, 0, ()),
             on_line=on_line and partial(on_line, name),
         )
         records += evaluate_run(
@@ -112,8 +116,8 @@ def quickstart(
     return Quickstart(records, report, path, tuple(reused))
 
 
-def _prepare(name: str, zero_shot: bool, seed: int, changes: Sequence[tuple[str, Any]]) -> Any:
-    run = replace(recipe(name), seed=seed)
+def _prepare(run: Run, zero_shot: bool, seed: int, changes: Sequence[tuple[str, Any]]) -> Run:
+    run = replace(run, seed=seed)
     if zero_shot:
         run = replace_path(run, "data.protocol", "zero-shot")
     for path, value in changes:

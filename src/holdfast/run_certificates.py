@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ._version import __version__
 from .attacks import hits
-from .certification import SCHEMA, append_new, settings_hash
+from .certification import SCHEMA, append_new, certified_html, settings_hash
 from .certify import Certificate, SmoothedEncoder, Smoothing
 from .config import to_plain
 from .data import DataSplit
@@ -110,6 +110,12 @@ class RunCertification:
             **self.meta, "out": str(self.folder), "report": report, "certified": self.row,
             "records": self.records,
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """Show what is certified in a notebook."""
+        attacked = "" if self.attacked is None else f" {self.label}: {self.attacked.words()}."
+        caption = f"{self.folder.name}: certified recall@k in percent at radii (l2, pixels from 0 to 1)"
+        return certified_html(self.meta, caption, f"Folder: {self.folder}.{attacked}", kept=True)
 
 
 @full_float32()

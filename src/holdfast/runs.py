@@ -33,7 +33,7 @@ from .evaluation.query_certificates import certify_task, proves
 from .files import read_json, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
 from .functional.memory import bytes_of
-from .results.record import Record
+from .results import Records, run_html
 from .search import PGD, Precision, full_float32
 from .threat import L2Threat, LinfThreat
 from .training import Adam, Alone, CollapseGuard, Run, pick_device, preflight, spread_over, train
@@ -93,6 +93,9 @@ class RunFolder:
         if not self.finished:
             raise RunError(f"{self.path}: training is not finished; go on with --resume")
         return encoders.load(self.path / "encoder.safetensors").eval()
+
+    def _repr_html_(self) -> str:
+        return run_html(self.path, self.meta, finished=self.finished)
 
     def weights(self) -> str:
         """Return the hash of the trained weights."""
@@ -294,7 +297,7 @@ def evaluate_run(
     index: AnyIndex | None = None,
     on_chunk: Callable[[str, int, int], None] | None = None,
     on_step: Callable[[str, int, int], None] | None = None,
-) -> list[Record]:
+) -> Records:
     """Evaluate a finished run on its test split and append the records to its folder.
 
     Parameters
@@ -347,8 +350,8 @@ def evaluate_run(
 
     Returns
     -------
-    list of Record
-        Of these settings; measured before, they are read back instead of being repeated.
+    Records
+        A list: of these settings; measured before, they are read back instead of being repeated.
     """
     opened = folder if isinstance(folder, RunFolder) else open_run(folder)
     if suite not in SUITES:
@@ -400,7 +403,7 @@ def evaluate_run(
     )
     for word in ("bf16", "fp32") if precision == "auto" else (precision,):
         if known := read_back(opened.path, {**settings, "precision": word}, plan):
-            return known.records
+            return Records(known.records)
     tell("embedding", 0, 0)
     encoder, x, y = encoder.to(place), test.x.to(place), test.y.to(place)
     task: RetrievalTask
@@ -433,7 +436,7 @@ def evaluate_run(
         on_chunk=on_chunk,
         on_step=on_step,
     )
-    return found.records
+    return Records(found.records)
 
 
 def _placed(encoder: AnyEncoder, place: torch.device) -> AnyEncoder:

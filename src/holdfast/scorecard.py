@@ -26,7 +26,7 @@ from .evaluation.vectors import META, fingerprint, open_vectors
 from .evaluation.verdict import Verdict
 from .functional.memory import bytes_of
 from .functional.ranking import chunks
-from .results import Table
+from .results import Table, card_html
 from .results.record import Record
 from .runs import default_search
 from .search import Autograd, Precision, Square, full_float32
@@ -92,6 +92,10 @@ class ScoreCard:
             if f.status in ("fail", "warn"):
                 lines.append(f"  {f.id} {f.name}, {f.status}: {f.detail} {f.remedy}".rstrip())
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        findings = () if self.verdict is None else self.verdict.findings
+        return card_html(self.records, (f"{self.queries} of {self.asked} queries", *self.notes), findings)
 
     @property
     def table(self) -> Table:

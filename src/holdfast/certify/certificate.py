@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InvalidArgument
+from ..notebooks import table_html
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,3 +122,19 @@ class Certificate:
         """Return ``exact`` as a tensor."""
         assert self.exact is not None
         return self.exact
+
+    def _repr_html_(self) -> str:
+        """Show what is certified in a notebook: shares of points at a few radii."""
+        norm = {1.0: "l1", 2.0: "l2"}.get(self.norm, "l-inf")
+        finite = self.radius[self.radius.isfinite()]
+        top = float(f"{float(finite.max()):.1g}") if len(finite) else 0.0
+        radii = [top * part / 4 for part in range(5)] if top > 0 else [0.0]
+        sure = f"Each radius is too large with probability {self.alpha:g} at most." if self.alpha else ""
+        facts = f"{len(self)} points, {norm} norm" + (f", {self.method}" if self.method else "")
+        exact = float(self.exact_rows().double().mean()) if len(self) else 0.0
+        return table_html(
+            ["radius", *(f"{r:.3g}" for r in radii)],
+            [["right and certified", *(f"{100 * self.accuracy_at(r):.1f} %" for r in radii)]],
+            caption=f"Certificate: {facts}",
+            note=f"Median radius {self.median():.4g}; {100 * exact:.0f} % of the radii are exact. {sure}",
+        )

@@ -13,7 +13,7 @@ from rich.table import Table
 from ..files import write_json
 from ..functional.memory import in_words
 from .options import use_threads
-from .output import print_json, print_table, print_text, say
+from .output import live, print_json, print_table, print_text
 
 
 def bench_command(
@@ -34,19 +34,23 @@ def bench_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Measure speed in one run against bare limits, other libraries and recorded figures."""
-    from ..bench import Size, bench, changes, plot, read_result
+    from ..bench import CASES, Size, bench, changes, plot, read_result
 
     use_threads(threads)
     before = None if compare is None else read_result(compare)
     cases = [name.strip() for name in only.split(",") if name.strip()] if only else []
 
-    def on_row(row: Mapping[str, Any]) -> None:
-        if not as_json:
-            say(f"{row['case']}, {row['work']}: {row['against']} {_ratio(row)}")
-
     clock = time.process_time if cpu else time.perf_counter
     size: Size = "quick" if quick else "full"
-    result = bench(cases, size, rounds=rounds, memory=memory, clock=clock, on_row=on_row)
+    wanted = [case for case in CASES if not cases or case in cases]
+
+    with live(quiet=as_json) as progress:
+
+        def on_row(row: Mapping[str, Any]) -> None:
+            words = f"{row['case']}, {row['work']}: {row['against']} {_ratio(row)}"
+            progress.step("bench", words, wanted.index(row["case"]), len(wanted))
+
+        result = bench(cases, size, rounds=rounds, memory=memory, clock=clock, on_row=on_row)
     name = out / f"bench-{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}"
     write_json(Path(f"{name}.json"), result)
     drawn = plot(result, name) if any(row.get("ratio") for row in result["rows"]) else []

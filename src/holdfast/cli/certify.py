@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -19,20 +18,25 @@ from ..errors import InvalidArgument
 from ..evaluation.shares import Spread, here
 from ..report.certificates import compared, title, took
 from ..run_certificates import SAMPLES, RunCertification, certify_run
+from . import complete
 from .options import seconds, use_threads
-from .output import QUIET_EVERY, print_json, print_table, print_text, say
+from .output import live, print_json, print_table, print_text
 
 
 def certify_command(
     context: typer.Context,
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Certify the encoder of this run folder.")
+        Path | None,
+        typer.Argument(
+            metavar="[RUN]", help="Certify the encoder of this run folder.", autocompletion=complete.runs
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
             help="Learn and certify metrics on digits, wine, pendigits, ..., csv:PATH, csv:PATH#COLUMN or "
-            "npz:PATH."
+            "npz:PATH.",
+            autocompletion=complete.tables,
         ),
     ] = None,
     by: Annotated[str, typer.Option(help="RUN: smoothing, votes or lipschitz; auto chooses.")] = "auto",
@@ -96,21 +100,23 @@ def certify_command(
     queue = partial(queues.run_queue, jobs=jobs, backend=backend, scheduler=scheduler)
     spread: Spread = here if alone else queue
     if run is not None:
-        certified = certify_run(
-            run, by=by, sigma=sigma, samples=(SAMPLES[0], samples), alpha=alpha, queries=queries,
-            k=_one(k) if "k" in given else 1, seed=seed, device=device if "device" in given else "auto",
-            radii=at, attack=attack, report=report, spread=spread, on_step=None if as_json else Sayer(),
-        )  # fmt: skip
+        with live(quiet=as_json) as progress:
+            certified = certify_run(
+                run, by=by, sigma=sigma, samples=(SAMPLES[0], samples), alpha=alpha, queries=queries,
+                k=_one(k) if "k" in given else 1, seed=seed, device=device if "device" in given else "auto",
+                radii=at, attack=attack, report=report, spread=spread,
+                on_step=partial(progress.step, f"certify {run.name}"),
+            )  # fmt: skip
         print_json(certified.to_plain()) if as_json else _show(certified, attack)
         return
     assert data is not None
-    found = certify_table(
-        load_table(data, data_dir), names(methods), whole("k", k), norm=norm, n_test=n_test,
-        seeds=[seed] if seeds is None else whole("seeds", seeds), method=method, attack=attack,
-        radii=at, out=out, budget=None if budget is None else seconds(budget), device=device,
-        report=report, spread=spread,
-        on_step=None if as_json else lambda words, done, all_: say(f"{data}: {words} ({done + 1} of {all_})"),
-    )  # fmt: skip
+    with live(quiet=as_json) as progress:
+        found = certify_table(
+            load_table(data, data_dir), names(methods), whole("k", k), norm=norm, n_test=n_test,
+            seeds=[seed] if seeds is None else whole("seeds", seeds), method=method, attack=attack,
+            radii=at, out=out, budget=None if budget is None else seconds(budget), device=device,
+            report=report, spread=spread, on_step=partial(progress.step, f"certify {data}"),
+        )  # fmt: skip
     if as_json:
         print_json(found.to_plain())
         return
@@ -137,20 +143,6 @@ def _one(text: str) -> int:
     if len(found) != 1:
         raise InvalidArgument("k", "one whole number for a run folder", text)
     return found[0]
-
-
-class Sayer:
-    """Say what a certification does: the start, the time after one query, then now and then."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
-
-    def __call__(self, words: str, done: int, total: int) -> None:
-        """Say it, if it is time."""
-        now = time.monotonic()
-        if done in (0, 1, total) or now - self._said > QUIET_EVERY:
-            self._said = now
-            say(words)
 
 
 def _show(found: RunCertification, attack: bool) -> None:

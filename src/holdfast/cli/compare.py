@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from ..comparison import Row, RunComparison, compare_runs
+from ..comparison import Row, RunComparison, compare_runs, diff_lines
 from ..config import number
-from .output import NAMES, print_json, print_table
+from ..results.show import NAMES
+from . import complete
+from .output import live, print_json, print_rich, print_table
 
 
 def compare_command(
-    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Evaluated run folder.")],
-    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Run folder, evaluated in the same way.")],
-    suite: Annotated[str | None, typer.Option(help="Suite; by default the one evaluated last.")] = None,
+    run_a: Annotated[
+        Path,
+        typer.Argument(metavar="RUN_A", help="Evaluated run folder.", autocompletion=complete.runs),
+    ],
+    run_b: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_B", help="Run folder, evaluated in the same way.", autocompletion=complete.runs
+        ),
+    ],
+    suite: Annotated[
+        str | None,
+        typer.Option(help="Suite; by default the one evaluated last.", autocompletion=complete.suites),
+    ] = None,
     eps: Annotated[str | None, typer.Option(help="Radius; by default that evaluated last.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare two runs query by query, and say which differences are more than noise."""
-    found = compare_runs(run_a, run_b, suite=suite, eps=None if eps is None else number(eps))
-    print_json(found.to_plain()) if as_json else print_table(comparison_table(found))
+    with live(quiet=as_json) as progress:
+        found = compare_runs(
+            run_a, run_b, suite=suite, eps=None if eps is None else number(eps),
+            on_step=partial(progress.step, "compare"),
+        )  # fmt: skip
+    if as_json:
+        print_json(found.to_plain())
+        return
+    print_table(comparison_table(found))
+    for line in settings_lines(found):
+        print_rich(line)
 
 
 def comparison_table(found: RunComparison) -> Table:
@@ -40,25 +64,28 @@ def comparison_table(found: RunComparison) -> Table:
     )
     for name in ("attack", "metric", "A", "B", "B - A", "95 % interval", "p", "in words"):
         table.add_column(name, justify="left" if name in ("attack", "metric", "in words") else "right")
-    clean = [r for r in found.rows if (r.state, r.metric) == ("clean", "recall@1")][:1]
-    for row in [*clean, *(r for r in found.rows if r.state == "attacked")]:
+    for row in found.shown:
         table.add_row(*_cells(row))
     return table
 
 
-def _cells(row: Row) -> list[str]:
-    c, scale, digits = row.comparison, *((100, 1) if row.share else (1, 3))
+LOOKS = {"A better": "red", "B better": "green", "within noise": "dim"}
+"""Colours of verdicts, seen from B; the words say the same."""
 
-    def show(value: float, sign: str = "") -> str:
-        return f"{round(scale * value, digits) + 0.0:{sign}.{digits}f}"
 
+def settings_lines(found: RunComparison) -> list[Text]:
+    """Return the settings of the trainings that differ: - what A has, + what B has."""
+    if not found.changes:
+        return []
+    styles = {"-": "red", "+": "green"}
+    lines = [Text(f"{sign} {line}", style=styles[sign]) for sign, line in diff_lines(found.changes)]
+    return [Text(f"settings that differ: - A = {found.a}, + B = {found.b}", style="bold"), *lines]
+
+
+def _cells(row: Row) -> list[str | Text]:
     return [
         "clean" if row.state == "clean" else row.attack,
         NAMES.get(row.metric, row.metric),
-        show(row.a),
-        show(row.b),
-        show(c.difference, "+"),
-        f"{show(c.low)} to {show(c.high)}",
-        "< 0.001" if c.p_value < 0.001 else f"{c.p_value:.2g}",
-        row.verdict,
+        *row.figures(),
+        Text(row.verdict, style=LOOKS[row.verdict]),
     ]

@@ -17,15 +17,20 @@ from ..errors import InvalidArgument, RunError
 from ..evaluation.embed_parts import ToEmbed
 from ..runs import open_run
 from ..training import pick_device
+from . import complete
 from .evaluate import _made
 from .options import use_threads
-from .output import print_json, print_text, say
+from .output import live, print_json, print_text
 
 
 def embed_command(
     what: Annotated[
         str,
-        typer.Argument(metavar="RUN|MODULE:FACTORY", help="Run folder, or a function that makes an encoder."),
+        typer.Argument(
+            metavar="RUN|MODULE:FACTORY",
+            help="Run folder, or a function that makes an encoder.",
+            autocompletion=complete.runs,
+        ),
     ],
     images: Annotated[Path, typer.Option(help="Folder of images; its folders are the classes.")],
     out: Annotated[Path, typer.Option(help="New folder for the vectors.")],
@@ -52,11 +57,12 @@ def embed_command(
     source = what if own else str(Path(what).resolve())
     found = images_in(place, size)
     key = f"{source} {place} {size} {device} {found.fingerprint()} {_version(source)}"
-    folder = queues.embed_in_parallel(
-        to_embed, source, place, size, device, out=out, key=hashlib.sha256(key.encode()).hexdigest()[:16],
-        batch_size=batch, jobs=jobs, backend=backend, scheduler=scheduler, threads=threads,
-        on_done=None if as_json else lambda done, all_: say(f"{done} of {all_} parts"),
-    )  # fmt: skip
+    with live(quiet=as_json) as progress:
+        folder = queues.embed_in_parallel(
+            to_embed, source, place, size, device, out=out, key=hashlib.sha256(key.encode()).hexdigest()[:16],
+            batch_size=batch, jobs=jobs, backend=backend, scheduler=scheduler, threads=threads,
+            on_done=lambda done, all_: progress.step("embed", f"{done} of {all_} parts", done, all_),
+        )  # fmt: skip
     if as_json:
         print_json({"out": str(folder), "images": len(found), "classes": list(found.class_names)})
     else:

@@ -1,4 +1,4 @@
-"""``holdfast``: the commands put together, and errors turned into one line and exit code 2."""
+"""``holdfast``: the commands put together, and errors turned into a line, a hint and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from typing import Annotated
 import typer
 
 from .._version import __version__
-from ..errors import HoldfastError
+from ..errors import HoldfastError, near
 from . import (
+    audit,
     bench,
     certify,
     compare,
+    demo,
     doctor,
     embed,
     evaluate,
+    export,
+    init,
     listing,
     plan,
     quickstart,
@@ -32,6 +36,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("quickstart")(quickstart.quickstart_command)
+app.command("demo")(demo.demo_command)
+app.command("init")(init.init_command)
 app.command("train")(train.train_command)
 app.command("plan")(plan.plan_command)
 app.command("evaluate")(evaluate.evaluate_command)
@@ -39,6 +45,8 @@ app.command("embed")(embed.embed_command)
 app.command("certify")(certify.certify_command)
 app.command("compare")(compare.compare_command)
 app.command("report")(report.report_command)
+app.command("export")(export.export_command)
+app.command("audit")(audit.audit_command)
 app.command("bench")(bench.bench_command)
 app.command("list")(listing.list_command)
 app.command("doctor")(doctor.doctor_command)
@@ -61,11 +69,41 @@ def _common(
 
 def main() -> None:
     """Run the command line."""
+    as_json = "--json" in sys.argv
     try:
-        app()
-    except (HoldfastError, OSError) as error:
-        say_error(error, as_json="--json" in sys.argv)
+        code = app(prog_name="holdfast", standalone_mode=False)
+    except _CAUGHT as error:
+        say_error(error, as_json, _usage_hint(error))
         sys.exit(2)
     except KeyboardInterrupt:
-        say_error("stopped; go on with --resume", as_json=False)
-        sys.exit(130)
+        code = STOPPED
+    if code == STOPPED:
+        again = "with --resume goes on" if "train" in sys.argv[1:2] else "goes on where it was stopped"
+        say_error("stopped", as_json, f"the same command {again}")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+_USAGE: tuple[type[Exception], ...] = tuple(
+    cls for cls in typer.BadParameter.__mro__ if cls.__name__ in ("UsageError", "ClickException")
+)
+"""What typer raises for words that it does not understand; it may bring a copy of click of its own."""
+_CAUGHT: tuple[type[Exception], ...] = (HoldfastError, OSError, *_USAGE)
+STOPPED = 130
+"""Exit code after Ctrl-C."""
+
+
+def _usage_hint(error: Exception) -> str | None:
+    """Return what to do about words that the command line does not understand."""
+    if not isinstance(error, _USAGE):
+        return None
+    context = getattr(error, "ctx", None)
+    path = "holdfast" if context is None else context.command_path
+    command = str(error).partition("No such command '")[2].partition("'")[0]
+    option = getattr(error, "option_name", "")
+    close: list[str] = []
+    if command:
+        close = near(command, [c.name for c in app.registered_commands if c.name is not None])
+    elif option and context is not None:
+        close = near(option, [o for p in context.command.params for o in p.opts if o.startswith("--")])
+    advice = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{advice}{path} --help tells what there is"

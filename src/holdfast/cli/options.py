@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from .. import config
 from ..encoders import ENCODERS
-from ..errors import InvalidArgument, UnknownName
+from ..errors import DataError, InvalidArgument, UnknownName, near
 from ..runs import allowed_types
 from ..search import PGD
 from ..threat import L2Threat, LinfThreat
@@ -39,7 +40,7 @@ def changed(run: Run, flags: Mapping[str, Any], sets: Sequence[str]) -> Run:
             raise UnknownName("encoder", name, ENCODERS)
         run = replace(run, encoder=_build(name))
     if flags.get("eps") is not None:
-        run = _with_eps(run, config.number(flags["eps"]))
+        run = _with_eps(run, radius(flags["eps"], run.threat.norm))
     if flags.get("steps") is not None:
         run = _with_steps(run, flags["steps"])
     for flag, path in ALIASES.items():
@@ -48,9 +49,58 @@ def changed(run: Run, flags: Mapping[str, Any], sets: Sequence[str]) -> Run:
     for item in sets:
         path, equals, value = item.partition("=")
         if not equals:
-            raise InvalidArgument("--set", "path=value", item)
-        run = config.replace(run, path.strip(), value, allowed)
+            raise InvalidArgument("--set", "path=value", item, hint="such as --set defense.search.steps=16")
+        try:
+            run = config.replace(run, path.strip(), value, allowed)
+        except UnknownName as error:
+            if paths := _near_paths(run, path.strip()):
+                error.hint = (
+                    f"did you mean {' or '.join(paths)}? (holdfast train {run.name} --show lists all)"
+                )
+            raise
     return run
+
+
+def _near_paths(run: Run, path: str) -> list[str]:
+    """Return the settings that are written nearly like a path, or end as it does."""
+    known = list(config.flatten(config.to_plain(run)))
+    ends = [k for k in known if k.rpartition(".")[2] == path.rpartition(".")[2]]
+    return list(dict.fromkeys([*near(path, known), *ends]))[:3]
+
+
+def radius(text: str, norm: str = "linf") -> float:
+    """Read a radius; refuse one of grey levels, for pixels run from 0 to 1.
+
+    Raises
+    ------
+    InvalidArgument
+        If it is no number, or in the norm l-inf above 1, where every image is within reach of every other.
+    """
+    value = config.number(text)
+    if norm == "linf" and value > 1:
+        levels = f"{text.strip()}/255" if "/" not in text and value <= 255 else "8/255"
+        raise InvalidArgument(
+            "eps",
+            "a radius from 0 to 1, because pixels run from 0 to 1",
+            text,
+            hint=f"did you mean {levels}?",
+        )
+    return value
+
+
+@contextmanager
+def found_by(data: Any) -> Iterator[None]:
+    """Add to an error about missing files how to come by them."""
+    try:
+        yield
+    except DataError as error:
+        files = getattr(data, "files", ())
+        if error.hint is None and files and "root" in {f.name for f in fields(data)}:
+            error.hint = (
+                f"put {', '.join(files)} into a folder and name it with --data-dir; `holdfast doctor` tells "
+                "which data sets it finds, and digits needs no files"
+            )
+        raise
 
 
 def _build(name: str) -> Any:

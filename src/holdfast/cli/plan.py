@@ -16,16 +16,27 @@ from ..recipes import recipe
 from ..runs import STEPS, allowed_types, default_search, machine
 from ..search import PGD, Precision
 from ..training import Run
+from . import complete
 from .options import changed, everywhere, seconds, use_threads
-from .output import print_json, print_text, say
+from .output import live, print_json, print_text
 
 if TYPE_CHECKING:
     from ..bench.cost import Advice, Choice, Prediction
 
 
+OVERHEAD = 1.3
+"""Measuring takes so many times the time that is given for it, about."""
+
+
 def plan_command(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="As for `holdfast train`.")],
-    data: Annotated[str | None, typer.Option(help="Data set; see `holdfast list datasets`.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="As for `holdfast train`.", autocompletion=complete.recipes),
+    ],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set; see `holdfast list datasets`.", autocompletion=complete.datasets),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder with the data set's files.")] = None,
     images: Annotated[
         int | None, typer.Option(help="Training images of a set that is not here; with --shape, --classes.")
@@ -33,7 +44,10 @@ def plan_command(
     shape: Annotated[str | None, typer.Option(help="Its images, such as 1x28x28.")] = None,
     classes: Annotated[int | None, typer.Option(help="Its classes.")] = None,
     test_images: Annotated[int | None, typer.Option(help="Its test images; a sixth of --images.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder; see `holdfast list encoders`.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Encoder; see `holdfast list encoders`.", autocompletion=complete.encoders),
+    ] = None,
     eps: Annotated[str | None, typer.Option(help="Radius in input units, such as 8/255.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the training search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
@@ -43,7 +57,12 @@ def plan_command(
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change any setting; repeat.")
     ] = None,
-    suite: Annotated[str, typer.Option(help="Suite of the evaluation; benign is without attack.")] = "core",
+    suite: Annotated[
+        str,
+        typer.Option(
+            help="Suite of the evaluation; benign is without attack.", autocompletion=complete.suites
+        ),
+    ] = "core",
     attack_steps: Annotated[int, typer.Option(help="Steps of each attack.")] = STEPS,
     attack_precision: Annotated[str, typer.Option(help="Of the attacks: fp32 or bf16.")] = "fp32",
     queries: Annotated[int | None, typer.Option(help="Queries to attack; by default all.")] = None,
@@ -68,10 +87,10 @@ def plan_command(
         run, (images, shape, classes, test_images),
         suite=suite, steps=attack_steps, queries=queries, check=check, precision=attack_precision,
     )  # fmt: skip
-    if not as_json:
-        say(f"measuring on {subject.train_images} training and {subject.test_images} test images ...")
-    busy = os.getloadavg()[0]
-    costs = calibrate(subject, seconds(calibration))
+    busy, length = os.getloadavg()[0], seconds(calibration)
+    words = f"on {subject.train_images} training and {subject.test_images} test images"
+    with live(quiet=as_json) as progress, progress.timed("measuring", words, OVERHEAD * length):
+        costs = calibrate(subject, length)
     asked = _choice(subject)
     found, advice = predict(costs, asked), advise(costs, asked, *limits)
     if as_json:

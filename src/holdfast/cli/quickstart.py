@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..quickstart import quickstart
+from ..quickstart import Quickstart, quickstart
 from .options import use_threads
 from .output import judged, live, print_json, print_table, print_text, score_table
 
@@ -26,20 +26,27 @@ def quickstart_command(
     """Train an undefended and a hardened encoder on digits, attack both, write a report."""
     use_threads(threads)
     folder = out or Path("runs") / ("quickstart-zero-shot" if zero_shot else "quickstart")
-    if fresh and folder.exists():
-        folder.rename(_unused(folder))
+    if fresh:
+        set_aside(folder)
     with live(quiet=as_json) as progress:
         done = quickstart(
-            folder, zero_shot=zero_shot, seed=seed, on_line=progress.training, on_chunk=progress.attacking
+            folder,
+            zero_shot=zero_shot,
+            seed=seed,
+            on_line=progress.training,
+            on_chunk=progress.attacking,
+            on_step=progress.step,
         )
     if as_json:
         print_json({"report": str(done.report), "records": done.records, "reused": done.reused})
         return
+    show(done, f"digits, {'unseen classes 5 to 9' if zero_shot else 'all classes'}")
+
+
+def show(done: Quickstart, title: str) -> None:
+    """Print the table, the verdicts and where everything is."""
     eps = max(r["eps"] for r in done.records)
-    classes = "unseen classes 5 to 9" if zero_shot else "all classes"
-    print_table(
-        score_table(done.records, f"digits, {classes}; l-inf attacks, eps {eps:.3g} (pixels in [0, 1])")
-    )
+    print_table(score_table(done.records, f"{title}; l-inf attacks, eps {eps:.3g} (pixels in [0, 1])"))
     for line in judged(done.records):
         print_text(line)
     if done.reused:
@@ -48,6 +55,7 @@ def quickstart_command(
     print_text(f"report:  {done.report.resolve()}")
 
 
-def _unused(folder: Path) -> Path:
-    stamp = time.strftime("%Y%m%dT%H%M%S")
-    return folder.with_name(f"{folder.name}.{stamp}")
+def set_aside(folder: Path) -> None:
+    """Rename a folder, if it is there, so that its name is free."""
+    if folder.exists():
+        folder.rename(folder.with_name(f"{folder.name}.{time.strftime('%Y%m%dT%H%M%S')}"))

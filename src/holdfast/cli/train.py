@@ -14,7 +14,8 @@ from ..recipes import recipe
 from ..runs import check_run, open_run, train_run
 from ..training import preflight
 from ..training.launch import launch, launched, plan_processes, processes, reporting
-from .options import changed, use_threads
+from . import complete
+from .options import changed, found_by, use_threads
 from .output import live, print_json, print_text
 
 Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/RECIPE.")]
@@ -22,11 +23,22 @@ Out = Annotated[Path | None, typer.Option(help="Run folder; by default runs/RECI
 
 def train_command(
     name: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="plain, est, act, hm, hm-ics, or package.module:function.")
+        str,
+        typer.Argument(
+            metavar="RECIPE",
+            help="plain, est, act, hm, hm-ics, package.module:function, or a file recipe.py[:function].",
+            autocompletion=complete.recipes,
+        ),
     ],
-    data: Annotated[str | None, typer.Option(help="Data set; see `holdfast list datasets`.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Data set; see `holdfast list datasets`.", autocompletion=complete.datasets),
+    ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Folder with the data set's files.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder; see `holdfast list encoders`.")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Encoder; see `holdfast list encoders`.", autocompletion=complete.encoders),
+    ] = None,
     eps: Annotated[str | None, typer.Option(help="Radius in input units, such as 8/255.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the training search.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
@@ -63,7 +75,8 @@ def train_command(
     folder, words = out or Path("runs") / run.name, sys.argv[1:]
     plan = plan_processes(devices, nodes, run.device)
     if plan.started == "here":
-        preflight(check_run(run, folder, plan.world, resume), run.data.load())
+        with found_by(run.data):
+            preflight(check_run(run, folder, plan.world, resume), run.data.load())
         launch(words, plan.devices, folder)
         opened = open_run(folder)
     else:
@@ -72,6 +85,7 @@ def train_command(
             reporting(),
             processes(plan, run.device) as group,
             live(quiet=as_json or group.rank > 0) as progress,
+            found_by(run.data),
         ):
             opened = train_run(
                 run,
