@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import CorruptFile
 
@@ -25,7 +25,11 @@ _ERRORS = (
 )  # fmt: skip
 
 
-def decode(path: str | Path, side: int) -> Image.Image:
+DRAFT = 4
+"""A draft of a JPEG is read at the smallest size that still has so many times the side asked for."""
+
+
+def decode(path: str | Path, side: int, *, upright: bool = False, draft: bool = False) -> Image.Image:
     """Read an image file and resize it to ``side`` x ``side``.
 
     Parameters
@@ -34,12 +38,18 @@ def decode(path: str | Path, side: int) -> Image.Image:
         The file.
     side
         In pixels. The aspect ratio is not kept; bilinear, averaging when it shrinks, as Pillow does it.
+    upright
+        Turn and mirror as the orientation in the EXIF data says, which cameras write; it is ignored
+        otherwise, as in the published evaluations.
+    draft
+        Read JPEG files that are at least ``2 * DRAFT`` times as large as ``side`` at a half, a quarter or an
+        eighth of their size, several times faster; pixels differ by a few levels.
 
     Returns
     -------
     Image
         Mode RGB. Grey becomes three equal channels, 16-bit grey is cut to 8 bits, and whatever is transparent
-        lies over white. An orientation in the EXIF data is ignored, as in the published evaluations.
+        lies over white.
 
     Raises
     ------
@@ -51,8 +61,11 @@ def decode(path: str | Path, side: int) -> Image.Image:
             width, height = image.size
             if width * height > PIXEL_LIMIT:
                 raise CorruptFile(path, None, f"{width}x{height} pixels, limit is {PIXEL_LIMIT} in all")
+            if draft:
+                image.draft(None, (DRAFT * side, DRAFT * side))
             image.load()
-            return _rgb(image).resize((side, side), Image.Resampling.BILINEAR)
+            seen = ImageOps.exif_transpose(image) if upright else image
+            return _rgb(seen).resize((side, side), Image.Resampling.BILINEAR)
     except CorruptFile:
         raise
     except _BOMBS as error:
@@ -65,9 +78,17 @@ def decode(path: str | Path, side: int) -> Image.Image:
         raise CorruptFile(path, None, f"damaged image: {error}") from error
 
 
-def pixels(path: str | Path, side: int, box: tuple[int, int, int, int], flip: bool) -> NDArray[np.uint8]:
+def pixels(
+    path: str | Path,
+    side: int,
+    box: tuple[int, int, int, int],
+    flip: bool,
+    *,
+    upright: bool = False,
+    draft: bool = False,
+) -> NDArray[np.uint8]:
     """Decode, resize, crop to ``box`` (left, top, right, bottom), mirror if asked; (h, w, 3) bytes."""
-    image = decode(path, side).crop(box)
+    image = decode(path, side, upright=upright, draft=draft).crop(box)
     if flip:
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return np.asarray(image, dtype=np.uint8)

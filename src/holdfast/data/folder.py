@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 
-from ..errors import DataError, InvalidArgument
+from ..errors import CorruptFile, DataError, HoldfastWarning, InvalidArgument
 from .base import DataSplit, ImageSet, Protocols
 from .lazy import LazyImages
+from .memory import Pool, read_once
+from .paths import sizes_inside
 from .source import FileSource, Listed
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_GLANCE = 8  # pixels: enough to see whether a file can be decoded
+_TOLD = 5  # names in a warning
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,27 @@ class ImageFolder(FileSource):
         (closed) that tests, in (0, 1). The last in the order of names test; nothing is random.
     resize, crop
         Sides in pixels; see :class:`~holdfast.data.LazyImages`.
+    broken
+        What a file that cannot be decoded does: ``"refuse"`` stops with its name, ``"skip"`` reads every file
+        once, passes over the broken ones and warns with their number and names.
+    leave_out
+        Paths below ``root`` that are not used: pictures of doubtful class, say.
+    min_images
+        Classes with fewer images on their side are not used; 1 takes all.
+    upright
+        Turn images as their EXIF orientation says, as cameras write it; published evaluations do not.
+    memory
+        Decode every image once, at ``resize`` and cut to the middle ``crop``, and hold all as one tensor: for
+        small images, which would cost more to decode at every step than to train on. Training images are then
+        changed by ``Run.augment``, not by random crops.
 
     Notes
     -----
+    Every image becomes RGB: grey as three equal channels, transparent parts over white; see
+    :func:`holdfast.data.decode.decode`.
+
+    In a closed split of ``train`` and ``test``, a class with too few images to train is not tested either.
+
     Names that begin with a dot are passed over, and so are files with another suffix than jpg, jpeg, png,
     webp, bmp and gif. ``train`` and ``test`` are sides if both hold folders, and classes otherwise. In a
     closed split by ``test_share``, a class of a single image trains. Labels count from 0 in the order of
@@ -44,6 +68,11 @@ class ImageFolder(FileSource):
     _: KW_ONLY
     protocol: Protocols = "zero-shot"
     test_share: float = 0.5
+    broken: Literal["refuse", "skip"] = "refuse"
+    leave_out: tuple[str, ...] = ()
+    min_images: int = 1
+    upright: bool = False
+    memory: bool = False
     name: ClassVar[str] = "folder"
 
     def __post_init__(self) -> None:
@@ -52,6 +81,12 @@ class ImageFolder(FileSource):
             raise InvalidArgument("protocol", "'closed' or 'zero-shot'", self.protocol)
         if not 0 < self.test_share < 1:
             raise InvalidArgument("test_share", "a number in (0, 1)", self.test_share)
+        if self.broken not in ("refuse", "skip"):
+            raise InvalidArgument("broken", "'refuse' or 'skip'", self.broken)
+        if type(self.leave_out) is not tuple:
+            raise InvalidArgument("leave_out", "a tuple of paths below root", self.leave_out)
+        if self.min_images < 1:
+            raise InvalidArgument("min_images", "an integer >= 1", self.min_images)
 
     @classmethod
     def locate(cls, root: str | Path) -> Path | None:
@@ -72,6 +107,8 @@ class ImageFolder(FileSource):
         DataError
             If ``root`` is None or holds no classes, a class folder holds no image, a link leads out of
             ``root``, or the classes do not fit the protocol.
+        CorruptFile
+            If images are held in memory and one cannot be decoded, unless those are passed over.
         """
         root = self._root()
         if not _classes(root):
@@ -80,16 +117,55 @@ class ImageFolder(FileSource):
                 f"folder: {root}: {there}; need CLASS/image.jpg, or train/CLASS/image.jpg and "
                 "test/CLASS/image.jpg"
             )
-        if _has_sides(root):
-            rows = [
-                Listed(f"{side}/{c.name}/{image}", c.name, side == "test")
-                for side in ("train", "test")
-                for c in _classes(root / side)
-                for image in _found(c)
-            ]
-        else:
-            rows = self._divide({c.name: _found(c) for c in _classes(root)})
-        return self._split(root, rows, {row.key: str(row.key) for row in rows}, self.protocol)
+        files = list_images(root, empty=self.min_images > 1)
+        every = [f"{side}{label}/{n}" for side in files for label in files[side] for n in files[side][label]]
+        left_out = set(self.leave_out)
+        every = [name for name in every if name not in left_out]
+        pool = self._pool(root, every)
+        usable = set(every).difference(pool.damaged if pool else ())
+        rows = self._rows(files, usable)
+        keys = {row.key: str(row.key) for row in rows}
+        if pool is not None and self.memory:
+            return self._split(root, rows, keys, self.protocol, pool.images)
+        images = partial(LazyImages, root, resize=self.resize, crop=self.crop, upright=self.upright)
+        return self._split(root, rows, keys, self.protocol, images)
+
+    def _pool(self, root: Path, names: list[str]) -> Pool | None:
+        """Read all files if that is wanted, and tell or refuse what is broken."""
+        if not self.memory and self.broken == "refuse":
+            return None
+        sizes_inside(root, names)
+        sides = (self.resize, self.crop) if self.memory else (_GLANCE, _GLANCE)
+        pool = read_once(root, names, resize=sides[0], crop=sides[1], upright=self.upright and self.memory)
+        if pool.damaged:
+            first = next(iter(pool.damaged))
+            if self.broken == "refuse":
+                reason = f"{pool.damaged[first]}; mend or remove it, or pass over such files: broken='skip'"
+                raise CorruptFile(root / first, None, reason)
+            told = "; ".join(f"{name} ({reason})" for name, reason in list(pool.damaged.items())[:_TOLD])
+            more = f"; and {len(pool.damaged) - _TOLD} more" if len(pool.damaged) > _TOLD else ""
+            count = f"{len(pool.damaged)} of {len(names)} files cannot be read and are left out"
+            warnings.warn(f"folder: {root}: {count}: {told}{more}", HoldfastWarning, stacklevel=3)
+        return pool
+
+    def _rows(self, files: dict[str, dict[str, list[str]]], usable: set[str]) -> list[Listed]:
+        """Divide what may be used of the classes that have enough of it."""
+        kept: dict[str, dict[str, list[str]]] = {side: {} for side in files}
+        for side, classes in files.items():
+            for label, names in classes.items():
+                chosen = [name for name in names if f"{side}{label}/{name}" in usable]
+                if len(chosen) >= self.min_images:
+                    kept[side][label] = chosen
+        if "" in kept:
+            return self._divide(kept[""])
+        if self.protocol == "closed" and self.min_images > 1:  # a class too small to train on
+            kept["test/"] = {k: names for k, names in kept["test/"].items() if k in kept["train/"]}
+        return [
+            Listed(f"{side}{label}/{name}", label, side == "test/")
+            for side, classes in kept.items()
+            for label, names in classes.items()
+            for name in names
+        ]
 
     def _divide(self, images: dict[str, list[str]]) -> list[Listed]:
         rows = []
@@ -101,6 +177,27 @@ class ImageFolder(FileSource):
                 test = closed if self.protocol == "closed" else place >= len(images) - tested
                 rows.append(Listed(f"{name}/{file}", name, test))
         return rows
+
+
+def list_images(root: str | Path, *, empty: bool = False) -> dict[str, dict[str, list[str]]]:
+    """Return the names of a folder's images by side and class: ``{"": {"cat": ["1.jpg"]}}``.
+
+    Parameters
+    ----------
+    root
+        See :class:`ImageFolder`. The sides are ``"train/"`` and ``"test/"``, or ``""`` alone.
+    empty
+        Whether a class may hold no image.
+
+    Raises
+    ------
+    DataError
+        If a folder cannot be listed, or a class holds no image and ``empty`` is off.
+    """
+    root = Path(root)
+    sides = ("train/", "test/") if _has_sides(root) else ("",)
+    found = _images if empty else _found
+    return {side: {c.name: found(c) for c in _classes(root / side)} for side in sides}
 
 
 def images_in(root: str | Path, size: int = 224) -> ImageSet:

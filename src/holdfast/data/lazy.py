@@ -59,6 +59,8 @@ class LazyImages:
         Threads that decode; by default one for each processor, 16 at most. Results do not depend on it.
     origin
         What a message about a missing file adds.
+    upright
+        Turn images as their EXIF orientation says.
 
     Attributes
     ----------
@@ -91,13 +93,14 @@ class LazyImages:
         crop: int = 224,
         workers: int | None = None,
         origin: str = "",
+        upright: bool = False,
     ) -> None:
         check_sides(resize, crop)
         if workers is not None and workers < 1:
             raise InvalidArgument("workers", "an integer >= 1, or None", workers)
         self.base, self.names = Path(base), tuple(names)
-        self.resize, self.crop = resize, crop
-        self.workers = workers or min(_MANY, _processors())
+        self.resize, self.crop, self.upright = resize, crop, upright
+        self.workers = workers or min(_MANY, processors())
         self.device = torch.device("cpu")
         self.sizes = sizes_inside(base, self.names, origin)
 
@@ -165,7 +168,9 @@ class LazyImages:
 
     def listing(self) -> bytes:
         """Return names, sizes in bytes and sides as JSON: what a fingerprint of the set is made of."""
-        plain = [self.resize, self.crop, list(self.names), list(self.sizes)]
+        plain: list[Any] = [self.resize, self.crop, list(self.names), list(self.sizes)]
+        if self.upright:
+            plain.append("upright")
         return json.dumps(plain, separators=(",", ":")).encode()
 
     def _window(self, generator: torch.Generator) -> Window:
@@ -186,7 +191,8 @@ class LazyImages:
         def fill(place: int) -> None:
             left, top, flip = windows[place]
             box = (left, top, left + side, top + side)
-            raw[place] = pixels(self.base / self.names[rows[place]], self.resize, box, flip)
+            path = self.base / self.names[rows[place]]
+            raw[place] = pixels(path, self.resize, box, flip, upright=self.upright)
 
         if self.workers == 1 or len(rows) < 2:
             for place in range(len(rows)):
@@ -197,7 +203,8 @@ class LazyImages:
         return torch.from_numpy(raw)
 
 
-def _processors() -> int:
+def processors() -> int:
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

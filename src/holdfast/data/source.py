@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ..errors import DataError
 from .base import DataSplit, ImageSet, Protocols
@@ -69,22 +71,25 @@ class FileSource:
         raise DataError(f"{self.name}: missing {missing}; looked in {looked}; {self.origin}")
 
     def _split(
-        self, base: Path, rows: Sequence[Listed], names: Mapping[int | str, str], protocol: Protocols
+        self,
+        base: Path,
+        rows: Sequence[Listed],
+        names: Mapping[int | str, str],
+        protocol: Protocols,
+        images: Callable[[Sequence[str]], LazyImages | Tensor] | None = None,
     ) -> DataSplit:
-        """Number the classes in the order of their keys and divide the rows."""
+        """Number the classes in the order of their keys and divide the rows.
+
+        ``images`` makes the images of some paths; by default they stay files.
+        """
+        images = images or partial(LazyImages, base, resize=self.resize, crop=self.crop, origin=self.origin)
         number = {key: i for i, key in enumerate(sorted(names))}
         class_names = tuple(names[key] for key in number)
 
         def side(word: str) -> ImageSet:
             part = [row for row in rows if row.test == (word == "test")]
             try:
-                x = LazyImages(
-                    base,
-                    [row.path for row in part],
-                    resize=self.resize,
-                    crop=self.crop,
-                    origin=self.origin,
-                )
+                x = images([row.path for row in part])
             except DataError as error:
                 raise DataError(f"{self.name}: {error}") from error
             y = torch.tensor([number[row.key] for row in part], dtype=torch.int64)

@@ -11,6 +11,7 @@ from ..config import replace as replace_path
 from ..data import DATASETS
 from ..errors import InvalidArgument, UnknownName
 from ..training import Run
+from . import files
 from .clustering import CLUSTERING
 from .deep import METHODS, act, est, hm, hm_ics, holdfast, plain
 from .ensembles import ENSEMBLES
@@ -27,7 +28,8 @@ def recipe(name: str, data: str | None = None, root: str | None = None) -> Run:
     ----------
     name
         A name of :data:`RECIPES`; a setting and such a name (``cub-hm-ics``, ``fashion-small-act``); or
-        ``package.module:function`` for a recipe of your own (it is imported and called without arguments).
+        ``package.module:function`` for a recipe of your own (it is imported and called without arguments);
+        or the file it stands in: ``recipe.py``, whose function ``run`` is called, or ``recipe.py:function``.
     data
         A name of ``SETTINGS``: a data set with the constants for it; digits by default. For a recipe of your
         own a name of ``DATASETS``, which replaces its data and nothing else.
@@ -39,11 +41,11 @@ def recipe(name: str, data: str | None = None, root: str | None = None) -> Run:
     UnknownName
         For an unknown recipe or data set; lists near matches.
     InvalidArgument
-        If an own recipe cannot be imported, does not return a :class:`~holdfast.training.Run`, or
+        If an own recipe cannot be read or imported, does not return a :class:`~holdfast.training.Run`, or
         ``data`` contradicts the setting in the name.
     """
-    if ":" in name:
-        run = _own(name)
+    if ":" in name or name.endswith(files.SUFFIX):
+        run = files.load(name) if files.is_file_name(name) else _own(name)
         if data is not None:
             if data not in DATASETS:
                 raise UnknownName("data set", data, DATASETS)

@@ -282,6 +282,23 @@ def _small_batches(run: Run, name: str, s: Setting) -> Run:
     return replace(run, name=name, sampler=pairs, guard=CollapseGuard(every=64, grace=256))
 
 
+SAMPLERS: Mapping[str, str] = {
+    "r": "random", "m": "semihard", "s": "softhard", "d": "distance-weighted", "h": "hardest",
+}  # fmt: skip
+"""What the letters of :func:`miners` stand for."""
+
+
+def _pair(source: str, destination: str) -> Callable[[str], Run]:
+    """Return the recipe of a pair of samplers, with its description."""
+    made = partial(hm_pair, source, destination)
+    title = f"HM[{source.upper()}, {destination.upper()}]"
+    words = f"{SAMPLERS[source]} triplets moved to the hardness of {SAMPLERS[destination]} ones"
+    if source == destination:
+        words = f"plain triplet loss on {SAMPLERS[source]} triplets, no adversary"
+    made.__doc__ = f"{title}: {words} (Zhou and Patel, CVPR 2022)."
+    return made
+
+
 METHODS: Mapping[str, Callable[[str], Run]] = {
     "plain": plain,
     "noise": noise,
@@ -306,6 +323,6 @@ METHODS: Mapping[str, Callable[[str], Run]] = {
     "ca-tride": ca_tride,
     "holdfast": holdfast,
     "holdfast-robust": holdfast_robust,
-    **{f"hm-{a}-{b}": partial(hm_pair, a, b) for a in "rmsdh" for b in "rmsdh"},
+    **{f"hm-{a}-{b}": _pair(a, b) for a in SAMPLERS for b in SAMPLERS},
 }
 """Methods by name; ``hm-s-m`` is HM[S, M]."""
