@@ -6,9 +6,11 @@ from .adapt import adapt
 from .cnn import C2F2, SmallCNN
 from .encoder import Encoder, EncoderSpec, Shape, Standardize
 from .ensemble import Ensemble, Heads, JointEncoder
+from .huggingface import HuggingFace
 from .lenet import LeNet
 from .linear import LinearEncoder
 from .lipschitz import LipschitzEncoder, LipschitzNet
+from .mlp import MLP
 from .orthogonal import GroupSort, OrthogonalConv2d, OrthogonalLinear
 from .resnet import ResNet18, ResNet34, ResNet50
 from .storage import load, save
@@ -18,11 +20,13 @@ from .timm import Timm
 __all__ = [
     "C2F2",
     "ENCODERS",
+    "MLP",
     "Encoder",
     "EncoderSpec",
     "Ensemble",
     "GroupSort",
     "Heads",
+    "HuggingFace",
     "JointEncoder",
     "LeNet",
     "LinearEncoder",

@@ -7,9 +7,11 @@ from typing import Any
 
 from .cnn import C2F2, SmallCNN
 from .ensemble import Ensemble, Heads
+from .huggingface import HuggingFace
 from .lenet import LeNet
 from .linear import LinearEncoder
 from .lipschitz import LipschitzEncoder
+from .mlp import MLP
 from .resnet import ResNet18, ResNet34, ResNet50
 from .timm import Timm
 
@@ -17,12 +19,14 @@ ENCODERS: Mapping[str, type[Any]] = {
     "c2f2": C2F2,
     "small-cnn": SmallCNN,
     "linear": LinearEncoder,
+    "mlp": MLP,
     "lipschitz": LipschitzEncoder,
     "lenet": LeNet,
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,
     "timm": Timm,
+    "huggingface": HuggingFace,
     "ensemble": Ensemble,
     "heads": Heads,
 }

@@ -145,5 +145,7 @@ def _check_size(config: dict[str, Any], shape: Shape, model: str) -> None:
 
 
 def _classifier(config: dict[str, Any]) -> tuple[str, ...]:
+    """Return how names of the classifier begin: with those of its whole head (LeViT: ``head.bn``)."""
     names = config.get("classifier") or ()
-    return tuple(f"{name}." for name in ((names,) if isinstance(names, str) else names))
+    names = (names,) if isinstance(names, str) else names
+    return tuple(f"{name.rpartition('.')[0] or name}." for name in names)

@@ -6,6 +6,7 @@ from ..types import Miner
 from .distance_weighted import DistanceWeighted
 from .gradual import GradualSemihard
 from .hardest import Hardest
+from .pml import FromPMLMiner, PMLMiner
 from .random import Random
 from .semihard import Semihard
 from .softhard import Softhard
@@ -23,8 +24,10 @@ MINERS: Mapping[str, Miner] = {
 __all__ = [
     "MINERS",
     "DistanceWeighted",
+    "FromPMLMiner",
     "GradualSemihard",
     "Hardest",
+    "PMLMiner",
     "Random",
     "Semihard",
     "Softhard",
