@@ -7,6 +7,7 @@ from ..functional.distance import Euclidean
 from ..types import Attack, ClusterTask, RetrievalTask
 from .candidate import CandidateAttack
 from .cluster import CentroidRepel, HardLabel, OnClusters, ProxyGain, SoftAssignment, cluster_measures
+from .hub import HubAttack
 from .keep import PreservingQueryAttack
 from .lists import ListMismatch
 from .margin import CentroidGain, FirstPlaceMargin, RankMargin, TargetedNeighbour, TripletGain
@@ -39,6 +40,7 @@ ATTACKS: Mapping[str, Attack[RetrievalTask, Any]] = {
     "CENTROID": CentroidGain(),
     "FIRST": FirstPlaceMargin(),
     "LIST": ListMismatch(),
+    "HUB": HubAttack(),
 }
 
 CLUSTER_ATTACKS: Mapping[str, Attack[ClusterTask, Any]] = {
@@ -67,6 +69,7 @@ __all__ = [
     "GreedyMismatch",
     "GreedyTopTranslocation",
     "HardLabel",
+    "HubAttack",
     "LearningToMismatch",
     "ListMismatch",
     "OnClusters",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ..attacks import Outcome
 from ..errors import CorruptFile
 from ..files import read_arrays, write_arrays
 from ..functional.ranking import nearest
-from ..types import Images, RetrievalTask, Threat
+from ..types import Images, RetrievalTask
 from .suite import Entry, EntryResult
 
 NEIGHBOURS = 5
@@ -58,7 +59,7 @@ def write_exhibits(
     task: RetrievalTask,
     images: Images,
     results: Sequence[EntryResult],
-    threat: Threat,
+    threat: Any,
     class_names: Sequence[str] = (),
     k: int = 12,
     again: Callable[[Entry, RetrievalTask], Outcome] | None = None,

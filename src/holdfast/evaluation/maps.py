@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..errors import CorruptFile
 from ..files import read_arrays, write_arrays
 from ..rng import stream
-from ..types import RetrievalTask, Threat
+from ..types import RetrievalTask
 from .exhibit import exhibit_name, shown_queries
 from .suite import EntryResult
 
@@ -26,7 +27,7 @@ def write_maps(
     exhibits: Path,
     task: RetrievalTask,
     results: Sequence[EntryResult],
-    threat: Threat,
+    threat: Any,
     class_names: Sequence[str] = (),
     seed: int = 0,
 ) -> None:

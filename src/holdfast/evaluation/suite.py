@@ -266,6 +266,8 @@ def run_suite(
         covered.append(rows)
         seen = sum(map(len, covered))
         for entry in suite.entries:
+            if on_chunk is not None and len(covered) == 1:
+                on_chunk(entry.label, 0, len(task))
             path = folder and folder / f"{_file_name(entry.label)}-{names[number]}.npz"
             job = _Job(
                 entry, _shortened(search, entry.fewer_steps), threat, seed, precision, keep_images, memory
