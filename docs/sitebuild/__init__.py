@@ -1,0 +1,1 @@
+"""What the site is built with: markers in pages become source lines, figures, tables and formulas."""
