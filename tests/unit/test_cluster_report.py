@@ -216,7 +216,7 @@ class Page(HTMLParser):
 
 
 def page(*paths: Path) -> tuple[str, Page]:
-    text = write_report(paths, paths[0] / "report.html").read_text(encoding="utf-8")
+    text = write_report(paths, paths[0] / "report.html", interactive=False).read_text(encoding="utf-8")
     return text, Page(text)
 
 
@@ -412,7 +412,7 @@ def test_sections_stand_there_only_if_their_files_do(tmp_path: Path) -> None:
     attack: dict[str, Any] = {"attack": "ES", "state": "attacked", "eps": 0.1, "steps": 9, "alpha": 0.1}
     append(plain / "records.jsonl", [make(**shared, value=0.9), make(**shared, value=0.4, **attack)])
     before, _ = page(plain)
-    assert "cluster" not in before.lower().split("<main>")[1]
+    assert "cluster" not in re.split("<main.*?>", before.lower())[1].split("<script")[0]
     assert "members" not in before.lower()
     made = clustered_run(tmp_path, "c")
     alone, shown = page(made.path)
@@ -421,8 +421,8 @@ def test_sections_stand_there_only_if_their_files_do(tmp_path: Path) -> None:
     both, _ = page(plain, made.path)
     assert heads(both) == [
         "Is my model safe?", "Show me.", "How far can it be pushed?", "Where is it weak?",
-        "Do pictures stay in their cluster?", "What happened in training?", "Compare.",
-        "How do I get this again?",
+        "Do pictures stay in their cluster?", "What happened in training?",
+        "What does the space look like?", "Compare.", "Can I believe it?", "How do I get this again?",
     ]  # fmt: skip
     assert "Not measured with this attack: c." in both
     safe = both.split("<h2>Is my model safe?</h2>")[1].split("</section>")[0]
@@ -506,10 +506,10 @@ def test_hostile_names_stay_words(tmp_path: Path) -> None:
     lines = (made.path / "records.jsonl").read_text()
     (made.path / "records.jsonl").write_text(lines.replace('"A4"', '"<img src=x>"'))
     text, shown = page(made.path)
-    assert "<script" not in text
+    assert "<script" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert "<img src=x" not in text
     assert "\u202e" not in text
-    assert "script" not in shown.tags
+    assert shown.tags.count("script") == 1  # the page's own
     assert "alert(1)" in shown.text
     assert not re.search(r"https?://(?!www\.w3\.org)", text)
 
@@ -563,7 +563,10 @@ def test_missing_chunks_and_budgets_are_told(tmp_path: Path) -> None:
 
 def test_the_same_folders_give_the_same_bytes(eat: tuple[Made, str, Page], tmp_path: Path) -> None:
     made, text, shown = eat
-    assert write_report([made.path], tmp_path / "again.html").read_text(encoding="utf-8") == text
+    assert (
+        write_report([made.path], tmp_path / "again.html", interactive=False).read_text(encoding="utf-8")
+        == text
+    )
     assert len(shown.ids) == len(set(shown.ids))
     assert all(shown.labels)
     charts = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.S))

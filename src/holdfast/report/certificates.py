@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from ..errors import CorruptFile, RunError
 from ..evaluation import Comparison
 from ..files import read_arrays, read_json, replacing
+from . import interactive
+from .lines import Line
 from .parts import data_table, figure, missing
-from .plots import ATTACKED, CLEAN, INK, _axes, _drawing, _svg
+from .plots import ATTACKED, CLEAN, COLOURS, INK, _axes, _drawing, _svg
 from .words import THIN, duration, esc, join, number, percent, short
 
 SCHEMA = 1
@@ -43,6 +45,17 @@ _LINES: Mapping[str, tuple[str, str]] = {
     "lfda": ("#56b4e9", "-."),
 }
 _SPARE = ("#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
+_WORDS: Mapping[str, tuple[str, str]] = {
+    "holdfast": ("attacked", "solid"),
+    "arml": ("clean", "solid"),
+    "arml-fast": ("clean", "dot"),
+    "euclidean": ("ink", "dash"),
+    "nca": ("c2", "dashdot"),
+    "lmnn": ("c3", "solid"),
+    "itml": ("c4", "dash"),
+    "lfda": ("c5", "dashdot"),
+}
+_SPARE_WORDS = ("c2", "c3", "c4", "c5", "ink")
 _DRAWN = 200
 """Most dots in a chart of gaps."""
 _KEYS = ("rows", "radii", "failed", "recorded", "comparisons", "run")
@@ -180,17 +193,89 @@ def _votes(certified: Certified, k: int, prefix: str) -> str:
     if certified.of("recorded", k):
         caption += " Crosses: recorded elsewhere, not measured here."
     svg = drawn_curves(certified, k, head, prefix)
-    text = figure(head, svg, caption, _table(certified, k) + _intervals(certified, k))
+    table = _table(certified, k) + _intervals(certified, k)
+    text = figure(head, svg, caption, table, curves_spec(certified, k))
     text += _compared(certified, k)
     gaps = list(_gaps(certified, k, prefix))
     grid = "curves four" if len(gaps) == 4 else "curves"
     return text + (f'<div class="{grid}">{"".join(gaps)}</div>' if gaps else "")
 
 
-def drawn_curves(certified: Certified, k: int, head: str, prefix: str) -> str:
-    """Return the certified accuracy over the radius as SVG."""
+Attacked = Sequence[tuple[float, float, float, float, int]]
+"""What attacks of the same norm left right: radius, value, low, high as shares, number of queries."""
+
+
+def drawn_curves(certified: Certified, k: int, head: str, prefix: str, attacked: Attacked = ()) -> str:
+    """Return the certified accuracy over the radius as SVG; ``attacked`` as in :func:`curves_spec`."""
     with _drawing():
-        return _svg(_curves(certified, k), head, prefix)
+        return _svg(_curves(certified, k, attacked), head, prefix)
+
+
+def curves_spec(certified: Certified, k: int, attacked: Attacked = ()) -> interactive.Spec:
+    """Return the same curves for Plotly, with what attacks left and the value without any change."""
+    grid, shares = _shares(certified, k)
+    sizes = {row["method"]: row["n"] for row in certified.of("rows", k)}
+    drawn, spare = [], 0
+    for method, each in shares.items():
+        if method in _WORDS:
+            colour, dash = _WORDS[method]
+        else:
+            colour, dash = _SPARE_WORDS[spare % len(_SPARE_WORDS)], "solid"
+            spare += 1
+        y = np.mean(each, 0)
+        low, high = np.min(each, 0), np.max(each, 0)
+        size = sizes.get(method)
+        what = "queries" if certified.of_run else "test points"
+        of = f"<br>{int(size)} {what}" if size else ""
+        says = f"{interactive.NAMED} at radius %{{x:.3~g}}<br><b>%{{y:.1f}} %</b>{of}"
+        width = 3.4 if method == "holdfast" else 2.0
+        line = Line(title(method), grid.tolist(), y.tolist(), colour, says=says, dash=dash, width=width)
+        drawn.append(line._replace(low=low.tolist(), high=high.tolist()) if len(each) > 1 else line)
+    drawn += _recorded_lines(certified, k) + _around(certified, k, attacked, float(grid[-1]))
+    return interactive.lines(drawn, *_axes_words(certified, k), height=380, limits=(0.0, 101.0), legend=True)
+
+
+def _recorded_lines(certified: Certified, k: int) -> list[Line]:
+    """Return the figures that were recorded elsewhere, as marks."""
+    found = []
+    for row in certified.of("recorded", k):
+        points = [(0.0, row["clean_error"]), *((e["radius"], e["value"]) for e in row["certified_error"])]
+        x, y = [r for r, _ in points], [100 * (1 - e) for _, e in points]
+        colour = _WORDS.get(row["method"], ("ink", ""))[0]
+        name = f"{title(row['method'])} (recorded)"
+        says = f"{interactive.NAMED} at radius %{{x:.3~g}}<br><b>%{{y:.1f}} %</b>"
+        found.append(Line(name, x, y, colour, says=says, dash="dot", width=1.2, mark="x"))
+    return found
+
+
+def _around(certified: Certified, k: int, attacked: Attacked, far: float) -> list[Line]:
+    """Return what brackets the certificates of a run: no change above, what attacks left between."""
+    if not certified.of_run:
+        return []
+    lines = []
+    rows = [row for row in certified.of("rows", k) if row["clean_error"]]
+    if rows:
+        most = max(rows, key=lambda row: row["n"])
+        clean = 100 * (1 - most["clean_error"]["value"])
+        says = [f"no attack<br><b>{percent(clean / 100)}</b><br>{most['n']} queries"] * 2
+        lines.append(Line("no attack", [0.0, far], [clean] * 2, "clean", says=says, dash="dot", width=1.5))
+    inside = sorted(point for point in attacked if point[0] <= far)
+    if inside:
+        x, y, low, high = _columns(inside)
+        says = [
+            f"under attack at radius {number(r)}<br><b>{percent(v)}</b> ({100 * a:.1f} to {percent(b)})"
+            f"<br>{n} queries"
+            for r, v, a, b, n in inside
+        ]
+        lines.append(Line("under attack", x, y, "attacked", low, high, says, width=2.4, mark="circle"))
+    return lines
+
+
+def _columns(points: Attacked) -> tuple[list[float], list[float], list[float], list[float]]:
+    return (
+        [p[0] for p in points], [100 * p[1] for p in points], [100 * p[2] for p in points],
+        [100 * p[3] for p in points],
+    )  # fmt: skip
 
 
 def median_of(cell: Mapping[str, Any]) -> str:
@@ -297,7 +382,30 @@ def _gaps(certified: Certified, k: int, prefix: str) -> Iterator[str]:
         )
         rows = [["exact", int(exact.sum())], ["bounded from both sides", int((known & ~exact).sum())]]
         rows.append(["no change known", int((~known).sum())])
-        yield figure(head, svg, caption, data_table(["points", "number"], rows))
+        yield figure(
+            head, svg, caption, data_table(["points", "number"], rows), _gap_spec(lower, upper, exact)
+        )
+
+
+def _gap_spec(lower: NDArray[Any], upper: NDArray[Any], exact: NDArray[Any]) -> interactive.Spec:
+    """Return the gaps for Plotly."""
+    order = np.argsort(lower, kind="stable")
+    x = 100 * (np.arange(len(order)) + 0.5) / len(order)
+    thin = np.unique(np.linspace(0, len(order) - 1, min(len(order), 2 * _DRAWN)).round().astype(int))
+    open_ = np.flatnonzero(~exact[order] & np.isfinite(upper[order]))
+    open_ = open_[:: -(-len(open_) // _DRAWN) or 1]
+    proven, known = lower[order], upper[order]
+    says = "proven <b>%{y:.3g}</b>"
+    line = Line("proven", x[thin].tolist(), proven[thin].tolist(), "clean", says=says, width=2.4)
+    spec = interactive.lines([line], "right test points (%)", "length of the change", height=280)
+    spec["data"].append(interactive.tidy({
+        "type": "scatter", "mode": "markers", "x": x[open_], "y": known[open_], "hoverinfo": "text",
+        "marker": {"color": "attacked", "size": 5},
+        "hovertext": [f"proven {number(float(a))}, a change of <b>{number(float(b))}</b> succeeds"
+                      for a, b in zip(proven[open_], known[open_], strict=True)],
+    }))  # fmt: skip
+    spec["layout"]["yaxis"]["rangemode"] = "tozero"
+    return spec
 
 
 def _bounds(lower: NDArray[Any], upper: NDArray[Any], exact: NDArray[Any]) -> Figure:
@@ -319,39 +427,47 @@ def _bounds(lower: NDArray[Any], upper: NDArray[Any], exact: NDArray[Any]) -> Fi
     return drawn
 
 
-def _curves(certified: Certified, k: int) -> Figure:
+def _shares(certified: Certified, k: int) -> tuple[NDArray[Any], dict[str, list[NDArray[Any]]]]:
+    """Return radii, and for each method the percent that is certified there, an array for each seed."""
+    rows = certified.of("rows", k)
+    arrays = {row["method"]: [certified.arrays[f] for f in row["files"] if f in certified.arrays]
+              for row in rows}  # fmt: skip
+    finite = [a["radius"][np.isfinite(a["radius"])] for found in arrays.values() for a in found]
+    far = max([float(np.quantile(r, 0.995)) for r in finite if len(r)], default=0.0) or 1.0
+    grid = np.linspace(0.0, 1.03 * far, 241)
+    shares = {
+        method: [100 * (a["correct"].astype(bool) & (a["radius"] > grid[:, None])).mean(1) for a in found]
+        for method, found in arrays.items()
+        if found
+    }
+    return grid, shares
+
+
+def _axes_words(certified: Certified, k: int) -> tuple[str, str]:
+    unit = ", pixels from 0 to 1" if certified.of_run else ""
+    radius = f"radius ({certified.meta['run'].get('norm', 'l2')}{unit})"
+    return radius, f"certified recall@{k} (%)" if certified.of_run else "certified right (%)"
+
+
+def _curves(certified: Certified, k: int, attacked: Attacked = ()) -> Figure:
     """Draw the certified accuracy over the radius, a line for each method."""
     drawn, axes = _axes(7.4, 3.7)
     rows, kept = certified.of("rows", k), certified.of("recorded", k)
-    radii = {row["method"]: [certified.arrays[f]["radius"] for f in row["files"] if f in certified.arrays]
-             for row in rows}  # fmt: skip
-    right = {row["method"]: [certified.arrays[f]["correct"] for f in row["files"] if f in certified.arrays]
-             for row in rows}  # fmt: skip
-    finite = [r[np.isfinite(r)] for found in radii.values() for r in found]
-    far = max([float(np.quantile(r, 0.995)) for r in finite if len(r)], default=0.0) or 1.0
-    grid = np.linspace(0.0, 1.03 * far, 241)
+    grid, found = _shares(certified, k)
     spare = 0
-    for method in [*radii, *(row["method"] for row in kept)]:
+    for method in dict.fromkeys([*(row["method"] for row in rows), *(row["method"] for row in kept)]):
         if method in _LINES:
             colour, style = _LINES[method]
         else:
             colour, style = _SPARE[spare % len(_SPARE)], "-"
             spare += 1
-        if radii.get(method):
-            shares = [
-                100 * (ok.astype(bool) & (r > grid[:, None])).mean(1)
-                for r, ok in zip(radii[method], right[method], strict=True)
-            ]
+        if shares := found.get(method):
             wide, above = (3.4, 1.9) if method == "holdfast" else (1.4, 2.0)  # two lines that agree both show
             axes.plot(
                 grid, np.mean(shares, 0), color=colour, ls=style, lw=wide, zorder=above, label=title(method)
             )
             if len(shares) > 1:
                 axes.fill_between(grid, np.min(shares, 0), np.max(shares, 0), color=colour, alpha=0.2, lw=0)
-        for row in rows if certified.of_run else ():
-            if row["method"] == method:
-                clean = 100 * (1 - row["clean_error"]["value"])
-                axes.plot([0.0], [clean], "o", color=colour, ms=5, clip_on=False, zorder=3)
         for row in kept:
             if row["method"] == method:
                 points = [(e["radius"], 100 * (1 - e["value"])) for e in row["certified_error"]]
@@ -360,11 +476,20 @@ def _curves(certified: Certified, k: int) -> Figure:
                     *zip(*points, strict=True), "x:", color=colour, lw=1, ms=5,
                     label=f"{title(method)} (recorded)",
                 )  # fmt: skip
+    for line in _around(certified, k, attacked, float(grid[-1])):
+        colour = COLOURS[line.colour]
+        mark = "o" if line.mark else None
+        axes.plot(
+            line.x, line.y, color=colour, ls=":" if line.dash == "dot" else "-", lw=0.75 * line.width,
+            marker=mark, ms=3.5, zorder=3, label=line.name,
+        )  # fmt: skip
+        if len(line.low):
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.15, lw=0)
     axes.set_ylim(0, 101)
     axes.set_xlim(0, grid[-1])
-    unit = ", pixels from 0 to 1" if certified.of_run else ""
-    axes.set_xlabel(f"radius ({certified.meta['run'].get('norm', 'l2')}{unit})")
-    axes.set_ylabel(f"certified recall@{k} (%)" if certified.of_run else "certified right (%)")
+    xlabel, ylabel = _axes_words(certified, k)
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(ylabel)
     axes.grid(color=INK, alpha=0.15, lw=0.6)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     return drawn

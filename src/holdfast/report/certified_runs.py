@@ -5,15 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .certificates import Certified, drawn_curves, median_of, title, took
+from ..results import Record
+from .certificates import Attacked, Certified, curves_spec, drawn_curves, median_of, title, took
+from .facts import bounds
 from .parts import data_table, figure, missing
-from .words import esc, join, number
+from .words import esc, join, number, percent
 
 
-def section(folders: Sequence[tuple[str, Certified]], *, named: bool = True) -> str:
+def section(
+    folders: Sequence[tuple[str, Certified]],
+    *,
+    named: bool = True,
+    records: Mapping[str, Sequence[Record]] = {},
+) -> str:
     """Return "What is certified?" for runs: what it means, and for each k curve, table and intervals.
 
-    ``named`` heads each folder with its name.
+    ``named`` heads each folder with its name. ``records`` are those of the runs by name: what attacks of the
+    same norm left right is drawn beside what is certified.
     """
     parts = [_meaning()]
     for index, (label, certified) in enumerate(folders):
@@ -21,7 +29,8 @@ def section(folders: Sequence[tuple[str, Certified]], *, named: bool = True) -> 
             parts.append(f"<h3>{esc(label)}</h3>")
         parts.append(_about(certified))
         parts += [missing(note) for note in certified.notes]
-        parts += [_places(certified, k, f"run-certified-{index}-{k}") for k in certified.ks()]
+        own = records.get(label, ())
+        parts += [_places(certified, k, f"run-certified-{index}-{k}", own) for k in certified.ks()]
     return "".join(parts)
 
 
@@ -54,7 +63,19 @@ def _about(certified: Certified) -> str:
     return f'<p class="note">{esc(words)}</p>' + (f"<pre>{esc(command)}</pre>" if command else "")
 
 
-def _places(certified: Certified, k: int, prefix: str) -> str:
+def _attacked(certified: Certified, k: int, records: Sequence[Record]) -> Attacked:
+    """Return the lowest recall@k under attack at each radius of the certificates' norm."""
+    norm = certified.meta["run"].get("norm", "l2")
+    lowest: dict[float, Record] = {}
+    for r in records:
+        if (r["state"], r["norm"], r["metric"]) != ("attacked", norm, f"recall@{k}") or r["eps"] <= 0:
+            continue
+        if r["eps"] not in lowest or r["value"] < lowest[r["eps"]]["value"]:
+            lowest[r["eps"]] = r
+    return [(eps, r["value"], *bounds(r), r["n"]) for eps, r in sorted(lowest.items())]
+
+
+def _places(certified: Certified, k: int, prefix: str, records: Sequence[Record] = ()) -> str:
     """Return curve, table and intervals of Recall@k of a trained run."""
     rows = certified.of("rows", k)
     ordered = sorted(rows, key=lambda row: -(row["median"]["value"] or 0.0))
@@ -63,9 +84,17 @@ def _places(certified: Certified, k: int, prefix: str) -> str:
     head = f"An image of the right class in {where}. Median certified radius: {medians}"
     caption = (
         f"Share of queries whose own class is proven to stay in {where}, for every radius. Higher is better. "
-        "At radius 0 it is what can be proven at all; ● marks the encoder itself, without noise and attack."
+        "At radius 0 it is what can be proven at all; dotted blue: the encoder itself, without noise and "
+        "attack."
     )
-    svg = drawn_curves(certified, k, head, prefix)
+    attacked = _attacked(certified, k, records)
+    if attacked:
+        caption += (
+            " Orange: what the strongest attack on the encoder itself left right. What is true lies between "
+            "the certificate of the encoder and the attack; smoothing and votes are other systems."
+        )
+    svg = drawn_curves(certified, k, head, prefix, attacked)
+    spec = curves_spec(certified, k, attacked)
     radii = certified.meta["radii"]
     at = [f"at {r:g}" for r in radii]
     top = ["method", "queries", "copies", "failure probability", "clean", *at, "median radius", "certifying"]
@@ -94,7 +123,11 @@ def _places(certified: Certified, k: int, prefix: str) -> str:
     table = data_table(top, body, f"Figures, recall@{k}", opened=True) + f'<p class="note">{esc(notes)}</p>'
     name = "95 % intervals over queries (shares in percent, Wilson; median by the bootstrap)"
     table += data_table(["method", "clean", *at, "median radius"], spans, name)
-    return figure(head, svg, caption, table) + "".join(_struck(row) for row in rows)
+    if attacked:
+        struck = [[number(e), percent(v), f"{100 * a:.1f} to {percent(b)}", n] for e, v, a, b, n in attacked]
+        top = ["radius", f"recall@{k} under attack", "95 % interval", "queries"]
+        table += data_table(top, struck, "Under attack")
+    return figure(head, svg, caption, table, spec) + "".join(_struck(row) for row in rows)
 
 
 def _kept_range(cell: Mapping[str, Any]) -> str:

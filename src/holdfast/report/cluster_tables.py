@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ..results import Record
-from . import plots
+from . import interactive, plots
 from .cluster_facts import ANEW, COLUMNS, FLIP, NO_ATTACK, WORST, Measured, headline
 from .cluster_files import Clustering
-from .facts import Strength, unlike
+from .facts import Strength, bounds, unlike
 from .parts import data_table, figure, missing
-from .verdict import _compared
 from .words import THIN, attack_title, budget, esc, interval, join, percent, quantity
 
 FROM = "flip from "
@@ -54,6 +53,28 @@ def _beside(found: Sequence[Measured], names: Mapping[str, str]) -> str:
     )
 
 
+def _compared(found: Sequence[Record | None]) -> list[str]:
+    """Return the cells of one measure: the best in bold, what chance may explain in grey."""
+    there = [r for r in found if r]
+    up = there[0]["higher_is_robust"]
+    best = (max if up else min)(there, key=lambda r: r["value"])
+    low, high = bounds(best)
+    cells = []
+    for r in found:
+        if r is None:
+            cells.append("<td>–</td>")
+            continue
+        value = quantity(r["metric"], r["value"])
+        span = f"<small>{interval(r['metric'], r['ci'])}</small>"
+        kind = ""
+        if len(there) > 1 and r is best:
+            value = f"<b>{value}</b>"
+        elif len(there) > 1 and r["ci"] and best["ci"] and bounds(r)[1] >= low and bounds(r)[0] <= high:
+            value, kind = f"≈ {value}", ' class="noise"'
+        cells.append(f"<td{kind}>{value}{span}</td>")
+    return cells
+
+
 def attacks(m: Measured, index: int, *, opened: bool) -> str:
     """Return the chart of all attacks, the table of all measures, and that of clusters formed anew."""
     flips = [(a, each[FLIP]) for a, each in m.attacked.items() if FLIP in each]
@@ -66,21 +87,23 @@ def attacks(m: Measured, index: int, *, opened: bool) -> str:
         title = f"{first} makes {percent(flip['value'])} of pictures leave their cluster"
     elif hardest is not None:
         title += f", {percent(hardest[1]['value'])} by {hardest[0]} alone"
-    dots = [plots.Dots(attack_title(a), 100.0, 100 * (1 - r["value"])) for a, r in flips]
-    svg = plots.dot_plot(
-        [("Under each attack", dots)],
-        "pictures still in their cluster (%)",
-        (0.0, 100.0),
-        title,
-        f"flips-{index}",
-    )
+    dots = [
+        plots.Dots(
+            attack_title(a), 100.0, 100 * (1 - r["value"]),
+            f"<b>{percent(1 - r['value'])}</b> ({_kept(r)})<br>n = {r['n']}",
+        )
+        for a, r in flips
+    ]  # fmt: skip
+    drawn = ([("Under each attack", dots)], "pictures still in their cluster (%)", (0.0, 100.0))
+    svg = plots.dot_plot(*drawn, title, f"flips-{index}")
     caption = (
         "Share of pictures that are still in the cluster where they were without an attack (100 %, open blue "
         "dot); the worst case counts a picture as lost if any one attack moves it. "
         f"{_method(m)}"
     )
     rows = [[a, percent(1 - r["value"]), _kept(r), r["n"]] for a, r in flips]
-    chart = figure(title, svg, caption, data_table(["attack", "stay", "95 % interval", "queries"], rows))
+    table = data_table(["attack", "stay", "95 % interval", "queries"], rows)
+    chart = figure(title, svg, caption, table, interactive.dots(*drawn))
     return chart + _table(m, opened=opened) + _anew(m, opened=opened)
 
 

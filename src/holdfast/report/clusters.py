@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..errors import CorruptFile, RunError
 from ..results import Record
+from .believe import judged
 from .cluster_facts import FLIP, WORST, Measured, headline, measured
 from .cluster_files import Clustering, Moved, StoredClusters, worst_moves
 from .cluster_map import draw, plane, shown_clusters, with_arrow
@@ -15,7 +16,7 @@ from .confusion import confusion
 from .facts import Strength, bounds, strength
 from .load import RunFolder
 from .parts import data_table, figure, missing
-from .verdict import _cost, judged
+from .verdict import _cost
 from .words import THIN, attack_says, attack_title, budget, esc, interval, join, of_100, percent
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import plots
+from . import interactive, plots
 from .cluster_files import Members
 from .load import RunFolder
 from .load import number as field
@@ -126,7 +126,10 @@ def _transfer(shot: Shot, prefix: str) -> str:
     )
     caption = "Share of attacked images that fool a member (%). Framed: the member that was attacked itself."
     rows = [[f"made on {names[i]}", *(_share(v) for v in line)] for i, line in enumerate(shot.matrix)]
-    return figure(title, svg, caption, data_table(["attack", *(f"fools {n}" for n in names)], rows))
+    spec = interactive.matrix(
+        shot.matrix, names, names, ("attack made on member", "member that is fooled"), "attacked"
+    )
+    return figure(title, svg, caption, data_table(["attack", *(f"fools {n}" for n in names)], rows), spec)
 
 
 def _share(value: float) -> str:
@@ -164,10 +167,12 @@ def _chart(
     lines, axis = found
     scale = 100.0 if shares else 1.0
     drawn = [(name, [(x, scale * y) for x, y in points]) for name, points in lines]
-    svg = plots.several(drawn, axis, ylabel, title, prefix, limits=(0.0, 102.0) if shares else None)
+    limits = (0.0, 102.0) if shares else None
+    svg = plots.several(drawn, axis, ylabel, title, prefix, limits=limits)
     told = percent if shares else number
     rows = [[name, *(told(points[i][1]) for i in (0, len(points) // 2, -1))] for name, points in lines]
-    return figure(title, svg, caption, data_table(["quantity", "first", "middle", "last"], rows))
+    table = data_table(["quantity", "first", "middle", "last"], rows)
+    return figure(title, svg, caption, table, interactive.several(drawn, axis, ylabel, limits))
 
 
 def _shares(run: RunFolder, prefix: str) -> str | None:
@@ -274,4 +279,5 @@ def _pairs(pairs: NDArray[np.float64], share: float, when: str, prefix: str, *, 
     )
     caption = "Share of pictures that two members put into different clusters (%)."
     rows = [[names[i], *(_share(v) for v in line)] for i, line in enumerate(shown)]
-    return figure(title, svg, caption, data_table(["member", *names], rows))
+    spec = interactive.matrix(shown, names, names, ("member", "member"), "attacked" if attacked else "clean")
+    return figure(title, svg, caption, data_table(["member", *names], rows), spec)

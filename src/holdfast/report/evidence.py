@@ -1,4 +1,4 @@
-"""The evidence: examples, what an attack takes away, and where the model is weak."""
+"""The evidence: what an attack takes away, and where the model is weak."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from ..evaluation import SUITES
 from ..results import Record
-from . import plots
+from . import interactive, plots
 from .facts import (
     Headline,
     Item,
     ScoreItem,
     Strength,
-    benign,
     bounds,
     items,
     method,
@@ -20,13 +19,11 @@ from .facts import (
     score_items,
     scores,
 )
-from .images import strips
 from .load import RunFolder
 from .parts import data_table, figure, missing
 from .words import (
     attack_says,
     attack_title,
-    budget,
     esc,
     interval,
     is_share,
@@ -39,51 +36,13 @@ from .words import (
 )
 
 
-def show(runs: Sequence[RunFolder], at: Strength | None) -> str:
-    """Return "Show me.": strips of stored examples for each run."""
-    parts = [
-        "<p>The change is drawn on grey: grey is no change, black and white are the largest change allowed. "
-        "A green edge and ✓ mark a gallery image of the right class, a red dashed edge and ✗ a wrong one; "
-        "the number beneath is its distance. The examples were picked for what they show (worst, middle, "
-        "held), as far as possible from queries that were right before; they are not a fair sample.</p>"
-    ]
-    for run in runs:
-        parts.append(f"<h3>{esc(run.label)}</h3>")
-        parts += [missing(note) for note in run.notes]
-        shown = [a for a in sorted(run.exhibits, key=lambda a: (a != "ES", a)) if a not in REPEATED]
-        if not shown:
-            parts.append(missing("No examples were stored with this run."))
-        other = sorted(
-            {run.exhibits[a].eps for a in shown if at and abs(run.exhibits[a].eps - at.eps) > 1e-6}
-        )
-        if at and other:
-            sizes = join([budget(at.norm, round(eps, 6)) for eps in other])
-            parts.append(missing(f"Some examples were stored by an evaluation at another strength: {sizes}."))
-        for attack in shown:
-            exhibit = run.exhibits[attack]
-            says = esc(attack_says(attack))
-            if attack == "ES":
-                parts.append(f"<p><b>{esc(attack_title(attack))}.</b> {says}</p>{strips(exhibit)}")
-            else:
-                few = 3 if len(shown) <= 3 else 2 if len(runs) <= 2 else 1
-                parts.append(
-                    f"<details><summary>{esc(attack_title(attack))}</summary>"
-                    f"<p>{says}</p>{strips(exhibit, few)}</details>"
-                )
-    return "".join(parts)
-
-
-REPEATED = ("ES:D",)
-"""Stored examples that repeat those of another attack."""
-
-
 def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
     """Return "How far can it be pushed?": clean and attacked recall@1 side by side."""
     if at is None or not any(line.attacked for line in lines):
         return missing("No run has a measured attack on recall@1.")
 
     def bar(record: Record | None) -> plots.Bar:
-        return plots.Bar(None) if record is None else plots.Bar(record["value"], *bounds(record))
+        return plots.Bar(None) if record is None else plots.Bar(record["value"], *bounds(record), record["n"])
 
     attacked = [(line.attacked["value"], line) for line in lines if line.attacked]
     high, low = max(attacked, key=lambda a: a[0]), min(attacked, key=lambda a: a[0])
@@ -97,52 +56,18 @@ def pushed(lines: Sequence[Headline], at: Strength | None) -> str:
             f"{low[1].run.label} {percent(low[0])}"
         )
     groups = [(line.run.label, bar(line.clean), bar(line.attacked)) for line in lines]
-    curved = _curves([line.run for line in lines])
     told = f"{worst_of(lines)}{method([line.run for line in lines], at)}"
-    only = "" if curved else " Only this strength is shown."
-    rows = [[line.run.label, *_cells(line.clean), *_cells(line.attacked)] for line in lines]
-    return (
-        figure(
-            title,
-            plots.paired_bars(groups, title, "recall"),
-            "Each bar is the share of queries whose first result is right; the thin line is the 95 % "
-            f"interval. The longer the lower bar, the safer. {told}{only}",
-            data_table(
-                ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
-            ),
-        )
-        + curved
-    )
-
-
-def _curves(runs: Sequence[RunFolder]) -> str:
-    """Return the share of queries that hold over the radius, for the runs of which it was measured."""
-    found: dict[str, dict[float, Record]] = {}
-    norms = set()
-    for run in runs:
-        for r in run.records:
-            if (r["suite"], r["metric"], r["state"]) == ("minimum-norm", "recall@1", "attacked"):
-                found.setdefault(run.label, {})[r["eps"]] = r
-                norms.add(r["norm"])
-    if not found or len(norms) > 1:
-        return ""
-    lines, rows = [], []
-    for run in runs:
-        points = sorted(found.get(run.label, {}).items())
-        if not points:
-            continue
-        start = benign(run).get("recall@1")
-        everything = [(0.0, start)] * (start is not None) + points
-        lines.append((run.label, [(eps, plots.Bar(r["value"], *bounds(r))) for eps, r in everything if r]))
-        rows += [[run.label, number(eps), *_cells(r)] for eps, r in everything]
-    title = "How many queries hold as the allowed change grows"
-    unit = "largest change of a value" if norms == {"linf"} else "length of the change (l2)"
+    rows = [[line.run.label, *cells(line.clean), *cells(line.attacked)] for line in lines]
+    xlabel = "queries whose first result is right (%)"
     return figure(
         title,
-        plots.robustness(lines, unit, title, "robustness"),
-        "From the smallest change that was found to make each query's first result wrong; the band is the "
-        "95 % interval at each radius. It is an upper bound: a better search may find smaller changes.",
-        data_table(["run", "radius", "right", "95 % interval", "queries"], rows),
+        plots.paired_bars(groups, title, "recall"),
+        "Each bar is the share of queries whose first result is right; the thin line is the 95 % "
+        f"interval. The longer the lower bar, the safer. {told} Only this strength is shown.",
+        data_table(
+            ["run", "no attack", "95 % interval", "queries", "attacked", "95 % interval", "queries"], rows
+        ),
+        interactive.bars(groups, xlabel),
     )
 
 
@@ -155,7 +80,8 @@ def worst_of(lines: Sequence[Headline]) -> str:
     return f"Attacked is the worst of {join(faced)}: {found}. "
 
 
-def _cells(record: Record | None) -> list[str]:
+def cells(record: Record | None) -> list[str]:
+    """Return value, interval and number of queries of a record for a table."""
     if record is None:
         return ["–", "–", "–"]
     metric = record["metric"]
@@ -186,7 +112,8 @@ def weak(runs: Sequence[RunFolder], at: Strength | None, scored: Strength | None
     if not parts:
         return missing("No run has records of an attack.")
     says = "".join(f"<dt>{esc(attack_title(a))}</dt><dd>{esc(attack_says(a))}</dd>" for a in told)
-    return "".join(parts) + f'<h3>What the attacks do</h3><dl class="attacks">{says}</dl>'
+    folded = f'<details><summary>What each attack does</summary><dl class="attacks">{says}</dl></details>'
+    return "".join(parts) + folded
 
 
 def _summands(runs: Sequence[RunFolder], at: Strength | None, suite: str) -> tuple[str, list[str]]:
@@ -199,12 +126,12 @@ def _summands(runs: Sequence[RunFolder], at: Strength | None, suite: str) -> tup
     groups, rows = [], []
     for name in order:
         heading = item_title(name)
-        groups.append((heading, [plots.Dots(r.label, i.before, i.after["value"]) for r, i in found[name]]))
+        groups.append((heading, [_scored_dot(r, i) for r, i in found[name]]))
         for run, item in found[name]:
             before = "–" if item.before is None else number(item.before)
             span = interval(item.after["metric"], item.after["ci"]) or "–"
             measured = item.measured
-            raw = _cells(measured.clean)[:1] + _cells(measured.attacked)[:1] if measured else ["–", "–"]
+            raw = cells(measured.clean)[:1] + cells(measured.attacked)[:1] if measured else ["–", "–"]
             what = metric_title(measured.metric) if measured else "–"
             rows.append([heading, run.label, before, number(item.after["value"]), span, what, *raw])
     totals = [(run, scores(run, at)[suite]) for run in runs if suite in scores(run, at)]
@@ -214,7 +141,8 @@ def _summands(runs: Sequence[RunFolder], at: Strength | None, suite: str) -> tup
     worst, item = max(found[order[0]], key=lambda pair: _lost(pair[1]))
     before = f"from {number(item.before)} " if item.before is not None else ""
     title = f"{item.name} costs {worst.label} most: {before}to {number(item.after['value'])} of 100 points"
-    svg = plots.dot_plot(groups, f"points ({suite})", (0.0, 100.0), title, f"items-{_plain_id(suite)}")
+    axis = f"points ({suite})"
+    svg = plots.dot_plot(groups, axis, (0.0, 100.0), title, f"items-{_plain_id(suite)}")
     batches = SUITES[suite].batch_means if suite in SUITES else None
     batched = (
         f" As published, values under attack are means over batches of {batches} queries, then over batches; "
@@ -230,7 +158,33 @@ def _summands(runs: Sequence[RunFolder], at: Strength | None, suite: str) -> tup
         f"{method([run for run, _ in totals], at)}{batched}"
     )
     head = ["item", "run", "points before", "points after", "95 % interval", "measured", "before", "after"]
-    return figure(title, svg, caption, data_table(head, rows)), order
+    spec = interactive.dots(groups, axis, (0.0, 100.0))
+    return figure(title, svg, caption, data_table(head, rows), spec) + _worst_three(order, found), order
+
+
+WEAKEST = 3
+
+
+def _scored_dot(run: RunFolder, item: ScoreItem) -> plots.Dots:
+    before = "" if item.before is None else f"before {number(item.before)}, "
+    after = item.after
+    span = interval(after["metric"], after["ci"])
+    says = f"{before}after <b>{number(after['value'])}</b>{f' ({span})' if span else ''}, n = {after['n']}"
+    return plots.Dots(run.label, item.before, after["value"], says)
+
+
+def _worst_three(order: Sequence[str], found: Mapping[str, Sequence[tuple[RunFolder, ScoreItem]]]) -> str:
+    """Say in plain words what the attacks behind the worst items do, and what that cost whom."""
+    said = []
+    for name in order[:WEAKEST]:
+        run, item = max(found[name], key=lambda pair: _lost(pair[1]))
+        lost = _lost(item)
+        if lost <= 0:
+            continue
+        of = f" of {run.label}" if len(found[name]) > 1 else ""
+        cost = f"It takes {number(lost)} of 100 points{of}."
+        said.append(f"<li><b>{esc(item_title(name))}.</b> {esc(attack_says(name))} {esc(cost)}</li>")
+    return f'<p class="note">Where it loses most:</p><ol class="worst">{"".join(said)}</ol>' if said else ""
 
 
 def _lost(item: ScoreItem) -> float:
@@ -273,8 +227,8 @@ def _quantities(runs: Sequence[RunFolder], at: Strength | None) -> list[str]:
             dots = []
             for run, item in keys[key]:
                 clean = scale * item.clean["value"] if item.clean else None
-                dots.append(plots.Dots(run.label, clean, scale * item.attacked["value"]))
-                rows.append([heading, run.label, *_cells(item.clean), *_cells(item.attacked)])
+                dots.append(plots.Dots(run.label, clean, scale * item.attacked["value"], _says(item)))
+                rows.append([heading, run.label, *cells(item.clean), *cells(item.attacked)])
             groups.append((heading, dots))
         run, worst = max(keys[order[0]], key=lambda pair: _loss(pair[1]))
         title = _finding(run, worst)
@@ -285,12 +239,20 @@ def _quantities(runs: Sequence[RunFolder], at: Strength | None) -> list[str]:
                 "Open blue dot: before the attack. Full orange dot: after it. The longer the line, the more "
                 f"the attack achieved. Sorted by the largest loss. {method(runs, at)}",
                 data_table(["quantity", "run", *_HEAD], rows),
+                interactive.dots(groups, axis, limits),
             )
         )
     return parts
 
 
 _HEAD = ("before", "95 % interval", "n", "after", "95 % interval", "n")
+
+
+def _says(item: Item) -> str:
+    """Return what a pointer shows of one row: before and after with interval and number."""
+    (value, span, n), before = cells(item.attacked), cells(item.clean)
+    start = "" if item.clean is None else f"before {before[0]} ({before[1]})<br>"
+    return f"{start}after <b>{value}</b> ({span})<br>n = {n}"
 
 
 def _loss(item: Item) -> float:

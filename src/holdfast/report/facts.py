@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isclose
 from typing import NamedTuple
 
 from ..attacks import ATTACKS
@@ -12,6 +13,7 @@ from ..evaluation import SUITES
 from ..evaluation.suite import Entry
 from ..results import Record
 from .load import RunFolder
+from .load import number as finite
 from .words import budget, join
 
 HEADLINE = "recall@1"
@@ -72,8 +74,9 @@ def bounds(record: Record) -> tuple[float, float]:
 
 
 def strength(runs: Sequence[RunFolder], *, scored: bool = False) -> Strength | None:
-    """Choose the strength that most runs share; among equals most steps, then the largest radius.
+    """Choose the strength that most runs share.
 
+    Among equals the radius of the runs' own settings is preferred, then most steps, then the largest radius.
     Where more runs share the radius than share any search at it, the search is left open.
     """
     whole: Counter[Strength] = Counter()
@@ -85,9 +88,26 @@ def strength(runs: Sequence[RunFolder], *, scored: bool = False) -> Strength | N
         radius.update({Strength(r["norm"], r["eps"]) for r in found})
     if not whole:
         return None
-    best = max(whole, key=lambda s: (whole[s], s.steps or 0, s.eps, s.alpha or 0.0, s.norm))
-    wide = max(radius, key=lambda s: (radius[s], s.eps, s.norm))
+    own = {threat for run in runs if (threat := _own(run))}
+
+    def meant(s: Strength) -> bool:
+        return any(s.norm == norm and isclose(s.eps, eps, rel_tol=1e-6) for norm, eps in own)
+
+    best = max(whole, key=lambda s: (whole[s], meant(s), s.steps or 0, s.eps, s.alpha or 0.0, s.norm))
+    wide = max(radius, key=lambda s: (radius[s], meant(s), s.eps, s.norm))
     return best if whole[best] >= radius[wide] else wide
+
+
+_NORMS = {"LinfThreat": "linf", "L2Threat": "l2"}
+
+
+def _own(run: RunFolder) -> tuple[str, float] | None:
+    """Return the norm and the radius of the threat in a run's settings."""
+    settings = run.info.get("run")
+    threat = settings.get("threat") if isinstance(settings, dict) else None
+    norm = _NORMS.get(str(threat.get("type"))) if isinstance(threat, dict) else None
+    eps = finite(threat, "eps") if norm and isinstance(threat, dict) else None
+    return None if norm is None or eps is None else (norm, eps)
 
 
 def _attacked(run: RunFolder, at: Strength | None, *, scored: bool = False) -> list[Record]:
@@ -100,9 +120,11 @@ def _attacked(run: RunFolder, at: Strength | None, *, scored: bool = False) -> l
     return [r for r in found if (r["steps"], r["alpha"]) == search]
 
 
-def benign(run: RunFolder) -> dict[str, Record]:
-    """Return the metrics of the unattacked run."""
-    return {r["metric"]: r for r in run.records if r["attack"] == "none"}
+def benign(run: RunFolder, fingerprint: str = "") -> dict[str, Record]:
+    """Return the metrics of the unattacked run; of one evaluation, with its fingerprint, where it has them."""
+    found = [r for r in run.records if r["attack"] == "none"]
+    found.sort(key=lambda r: bool(fingerprint) and r["fingerprint"] == fingerprint)
+    return {r["metric"]: r for r in found}
 
 
 def _entry(record: Record) -> Entry | None:
@@ -189,7 +211,8 @@ def headlines(runs: Sequence[RunFolder], at: Strength | None) -> list[Headline]:
     for run, found in zip(runs, each, strict=True):
         shared = [i for i in found if (i.attack, i.suite) in common] or found
         worst, lower = lowest(shared), lowest([i for i in found if i not in shared])
-        clean = benign(run).get(HEADLINE) or (worst.clean if worst else None)
+        same = worst.attacked["fingerprint"] if worst else ""
+        clean = benign(run, same).get(HEADLINE) or (worst.clean if worst else None)
         less = worst and lower and lower.attacked["value"] < worst.attacked["value"]
         lines.append(
             Headline(
@@ -201,6 +224,31 @@ def headlines(runs: Sequence[RunFolder], at: Strength | None) -> list[Headline]:
             )
         )
     return lines
+
+
+class Ranked(NamedTuple):
+    """Recall@k without an attack and under the attack that leaves least of it; either may be missing."""
+
+    k: int
+    clean: Record | None
+    attacked: Record | None
+
+
+def recalls(line: Headline, at: Strength | None) -> list[Ranked]:
+    """Return recall@k for every k that was recorded, from the smallest on; of the attacks that were faced."""
+    prefix = "recall@"
+    same = line.attacked["fingerprint"] if line.attacked else ""
+    clean = {
+        int(m[7:]): r for m, r in benign(line.run, same).items() if m.startswith(prefix) and m[7:].isdigit()
+    }
+    lowest: dict[int, Record] = {}
+    for item in items(line.run, at):
+        faced = (item.attack, item.suite) in line.faced
+        if faced and item.metric.startswith(prefix) and item.metric[7:].isdigit():
+            k = int(item.metric[7:])
+            if k not in lowest or item.attacked["value"] < lowest[k]["value"]:
+                lowest[k] = item.attacked
+    return [Ranked(k, clean.get(k), lowest.get(k)) for k in sorted(clean.keys() | lowest.keys())]
 
 
 def _test_data(run: RunFolder) -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from . import plots
+from . import interactive, plots
 from .load import RunFolder
 from .load import number as field
 from .parts import data_table, figure, missing
-from .words import duration, esc, join, number, percent
+from .words import THIN, duration, esc, join, number, percent
 
 
 def training(runs: Sequence[RunFolder]) -> str:
@@ -38,9 +41,11 @@ def _loss(run: RunFolder, index: int) -> str | None:
     if not points:
         return None
     title = f"The loss went from {number(_mean(points[:10]))} to {number(_mean(points[-10:]))}"
-    svg = plots.curve(points, "loss", title, f"loss-{index}")
-    caption = "What training lowers, at each step (means of stretches when long)."
-    return figure(title, svg, caption, _summary("loss", points))
+    bands = _bands(run)
+    svg = plots.curve(points, "loss", title, f"loss-{index}", bands=bands)
+    caption = "What training lowers, at each step (means of stretches when long)." + _RED * bool(bands)
+    spec = interactive.over_steps(points, "loss", bands=bands)
+    return figure(title, svg, caption, _summary("loss", points), spec)
 
 
 def _hardness(run: RunFolder, index: int) -> str | None:
@@ -49,13 +54,15 @@ def _hardness(run: RunFolder, index: int) -> str | None:
         return None
     title = f"Hardness went from {number(_mean(points[:10]))} to {number(_mean(points[-10:]))}"
     label = "hardness (distance)"
-    svg = plots.curve(points, label, title, f"hard-{index}", target=target, attacked=True)
+    bands = _bands(run)
+    svg = plots.curve(points, label, title, f"hard-{index}", target=target, attacked=True, bands=bands)
     caption = (
         "Distance to the right image less distance to the wrong one, mean over the triplets of a step, "
         "as training saw them (attacked, if it attacks)."
     )
-    dashed = " Dashed: what the attack aimed at." if target else ""
-    return figure(title, svg, caption + dashed, _summary("hardness", points))
+    caption += " Dashed: what the attack aimed at." * bool(target) + _RED * bool(bands)
+    spec = interactive.over_steps(points, label, target=target, attacked=True, bands=bands)
+    return figure(title, svg, caption, _summary("hardness", points), spec)
 
 
 def _recall(run: RunFolder, index: int) -> str | None:
@@ -65,7 +72,8 @@ def _recall(run: RunFolder, index: int) -> str | None:
     best, last = max(v for _, v in points), points[-1][1]
     fell = f"; its best was {percent(best / 100)}" if best > last else ""
     title = f"Recall@1 of training images ended at {percent(last / 100)}{fell}"
-    svg = plots.curve(points, "recall@1, training (%)", title, f"fit-{index}", limits=(0, 102))
+    label, bands, limits = "recall@1, training (%)", _bands(run), (0.0, 102.0)
+    svg = plots.curve(points, label, title, f"fit-{index}", limits=limits, bands=bands)
     keys = ("step", "loss", "recall@1", "seconds")
     rows = [[line.get("epoch", "–"), *(_cell(line, key) for key in keys)] for line in run.epochs]
     table = data_table(["epoch", *keys], rows)
@@ -73,11 +81,14 @@ def _recall(run: RunFolder, index: int) -> str | None:
         "Share of the first (at most 500) training images whose nearest other one is right, after each "
         "epoch; no attack. The model has seen these images: this says nothing about new ones."
     )
-    return figure(title, svg, caption, table)
+    caption += _RED * bool(bands)
+    spec = interactive.over_steps(points, label, limits=limits, bands=bands)
+    return figure(title, svg, caption, table, spec)
 
 
 MEASURES = ("mean_cosine", "effective_rank", "uniformity", "alignment", "intra_inter", "collapseness")
 LISTED = 100
+_RED = " Red: the collapse guard acted."
 
 
 def _collapse(run: RunFolder, index: int) -> str | None:
@@ -109,7 +120,8 @@ def _collapse(run: RunFolder, index: int) -> str | None:
     rows += [[*_row(line, "guard acted"), _cell(line, "ease")] for line in acted[:LISTED]]
     rows.sort(key=lambda row: int(row[0]) if row[0].isdigit() else -1)
     head = ["step", "when", *(name.replace("_", " ") for name in MEASURES), "ease after it"]
-    return figure(title, svg, _about_collapse(run, acted, bool(limits)), data_table(head, rows))
+    spec = interactive.panels(panels, _bands(run), marks, words)
+    return figure(title, svg, _about_collapse(run, acted, bool(limits)), data_table(head, rows), spec)
 
 
 def _about_collapse(run: RunFolder, acted: Sequence[Mapping[str, Any]], limited: bool) -> str:
@@ -179,6 +191,81 @@ def _points(lines: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
 
 def _mean(points: Sequence[tuple[float, float]]) -> float:
     return sum(value for _, value in points) / len(points)
+
+
+def cost(runs: Sequence[RunFolder]) -> str:
+    """Return what each run took: seconds of training and evaluation, passes, size of the model, machine."""
+    facts = [_spent(run) for run in runs]
+    keys = [key for key in _SPENT if any(key in found for found in facts)]
+    if not keys:
+        return missing("No seconds were recorded.")
+    rows = [
+        [run.label, *(found.get(key, "–") for key in keys)] for run, found in zip(runs, facts, strict=True)
+    ]
+    machines = {found["machine"] for found in facts if "machine" in found}
+    note = "Training: what the clock of the log showed last, looks at training images not included. "
+    note += "Evaluation: every attack counted once. "
+    if len(machines) > 1:
+        note += "The machines differ, so seconds of one run do not compare with those of another."
+    return f'{data_table(["run", *keys], rows, "What it cost", opened=True)}<p class="note">{esc(note)}</p>'
+
+
+_SPENT = (
+    "training", "steps", "one step", "forward and backward passes", "evaluation", "evaluation a query",
+    "parameters", "machine",
+)  # fmt: skip
+
+
+def _spent(run: RunFolder) -> dict[str, str]:
+    """Return what is known of the cost of a run, in words, by the names of ``_SPENT``."""
+    found: dict[str, str] = {}
+    train, spent = run.training_seconds, run.evaluation_seconds
+    steps = (
+        max((int(step) for line in run.steps if (step := field(line, "step")) is not None), default=-1) + 1
+    )
+    if train is not None:
+        found["training"] = duration(train)
+    if steps:
+        found["steps"] = number(steps) if steps > 999 else str(steps)
+        if train is not None:
+            found["one step"] = f"{number(1000 * train / steps)}{THIN}ms"
+    passes = [n for line in (*run.steps[-1:], *run.epochs[-1:]) if (n := field(line, "passes")) is not None]
+    if passes:
+        found["forward and backward passes"] = number(max(passes))
+    if spent is not None:
+        found["evaluation"] = duration(spent)
+        queries = max((r["n"] for r in run.records), default=0)
+        if queries and spent:
+            found["evaluation a query"] = f"{number(1000 * spent / queries)}{THIN}ms"
+    if run.path is not None and (size := parameters(run.path / "encoder.safetensors")):
+        found["parameters"] = number(size) if size > 999 else str(size)
+    machine = run.info.get("machine")
+    if isinstance(machine, dict):
+        found["machine"] = _machine(machine)
+    return {key: value for key, value in found.items() if value}
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    cuda = machine.get("cuda")
+    size = f"{machine.get('cores', '?')} cores, {machine.get('threads', '?')} threads"
+    where = f"{machine.get('processor', '')} {size}"
+    return f"{cuda}; {where}" if cuda and cuda != "none" else where.strip()
+
+
+_HEADER = 8_000_000
+"""Most bytes of a header that is read."""
+
+
+def parameters(path: Path) -> int | None:
+    """Count the numbers of a ``.safetensors`` file by its header; ``None`` where there is none to read."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 0 < length <= _HEADER else {}
+        stored = [entry for name, entry in header.items() if name != "__metadata__"]
+        return sum(math.prod(e["shape"]) for e in stored if e["dtype"].startswith(("F", "BF"))) or None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def again(runs: Sequence[RunFolder]) -> str:

@@ -2,26 +2,62 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from string import Template
+from typing import NamedTuple
 
 from .. import files
 from .._version import __version__
-from ..errors import RunError
-from . import certificates, certified_runs, clusters, ensembles, evidence, history, verdict
+from ..errors import MissingExtra, RunError
+from . import (
+    believe,
+    certificates,
+    certified_runs,
+    clusters,
+    compare,
+    curve,
+    ensembles,
+    evidence,
+    history,
+    pareto,
+    space,
+    theatre,
+    verdict,
+)
+from . import (
+    interactive as charts,
+)
 from .facts import headlines, strength
 from .load import RunFolder, load_runs
+from .parts import json_block, missing
 from .words import esc, join
 
+LIMIT = 7_700_000
+"""Bytes of a page; what charts and tables leave of them is for examples."""
+_LEAST = 500_000
+_SPEC = re.compile(r' data-spec="[^"]*"|<script type="application/json" id="spec-\w+">[^<]*</script>')
 
-def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
+
+class Section(NamedTuple):
+    """A part of the page: its id, the question it answers, and its HTML."""
+
+    key: str
+    name: str
+    html: str
+
+
+def write_report(runs: Sequence[str | Path], out: str | Path, *, interactive: bool | None = None) -> Path:
     """Write one self-contained HTML file about one or more runs.
 
     Reads only the files of the run folders (``run.json``, ``log.jsonl``, ``records.jsonl``,
-    ``exhibits/*.npz``, ``evaluations/*/``, ``certify.json``, ``certificates/*.npz``), never models. The same
-    folders give the same bytes. The page makes no request and holds no script; names and texts of the runs
+    ``exhibits/*.npz``, ``maps/*.npz``, ``evaluations/*/``, ``certify.json``, ``certificates/*.npz``), never
+    models. The same folders give the same bytes, as long as the versions of Plotly, matplotlib and Pillow do
+    not change. The page makes no request and can be read with scripts blocked; names and texts of the runs
     are escaped.
 
     Parameters
@@ -30,6 +66,9 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
         Run folders, in the order in which they shall appear.
     out
         The file to write; it appears at once. A folder gets a ``report.html``.
+    interactive
+        Whether charts answer to the pointer, which adds Plotly (5 MB) to the file. By default when Plotly is
+        installed. Without it drawings stand in their place; the theatre and the sorting of tables stay.
 
     Returns
     -------
@@ -42,67 +81,117 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> Path:
         If a run folder is missing or empty, or was written by another schema.
     CorruptFile
         If a record or ``run.json`` cannot be read. Unreadable examples are named in the report instead.
+    MissingExtra
+        If ``interactive`` is true and Plotly is not installed.
     """
+    if interactive and not charts.available():
+        raise MissingExtra("plotly", "report", "an interactive report")
     out = Path(out)
     if out.is_dir():
         out = out / "report.html"
     folders = load_runs(runs)
+    library = charts.library() if interactive or (interactive is None and charts.available()) else ""
     try:
-        files.write_text(out, render(folders))
+        files.write_text(out, render(folders, library))
     except OSError as error:
         raise RunError(f"{out}: the report cannot be written: {error.strerror}") from error
     return out
 
 
-def render(runs: Sequence[RunFolder]) -> str:
-    """Return the report of loaded run folders as HTML."""
-    at, scored = strength(runs), strength(runs, scored=True)
-    lines = headlines(runs, at)
-    parts = [
-        ("safe", "Is my model safe?", verdict.safe(lines, at, scored)),
-        ("show", "Show me.", evidence.show(runs, at)),
-        ("pushed", "How far can it be pushed?", evidence.pushed(lines, at)),
-        ("weak", "Where is it weak?", evidence.weak(runs, at, scored)),
-        ("training", "What happened in training?", history.training(runs)),
-        ("compare", "Compare.", verdict.compare(runs, at, scored)),
-        ("again", "How do I get this again?", history.again(runs)),
-    ]
-    clustered = [run for run in runs if run.clustering and run.clustering.records]
-    if clustered:
-        part = ("clusters", "Do pictures stay in their cluster?", clusters.section(clustered))
-        if any(run.records for run in runs):
-            parts.insert(4, part)
-        else:  # nothing else was measured: what asks for other records has no answer
-            shown = any(run.exhibits or run.notes for run in runs)
-            parts = [part, *(p for p in parts if p[0] in ("training", "again") or (shown and p[0] == "show"))]
-    if any(ensembles.concerned(run) for run in runs):
-        after = [p[0] for p in parts].index("training") + 1
-        parts.insert(after, ("members", "How different are the members?", ensembles.section(runs)))
-    certified = [(run.label, run.certified) for run in runs if run.certified is not None]
-    if certified:
-        alone = (
-            len(certified) == len(runs)
-            and not clustered
-            and not any(
-                run.steps or run.exhibits or run.verdicts or (run.certified and run.certified.of_run)
-                for run in runs
-            )
-        )
-        tables = [(label, c) for label, c in certified if not c.of_run]
-        trained = [(label, c) for label, c in certified if c.of_run]
-        named = len(certified) > 1
-        html = certificates.section(tables, named=named) if tables else ""
-        html += certified_runs.section(trained, named=named) if trained else ""
-        part = ("certified", "What is certified?", html)
-        at_training = [p[0] for p in parts].index("training")
-        parts = [part, parts[-1]] if alone else [*parts[:at_training], part, *parts[at_training:]]
-    template = resources.files(__package__).joinpath("template.html").read_text(encoding="utf-8")
-    return Template(template).substitute(
+def render(runs: Sequence[RunFolder], library: str = "") -> str:
+    """Return the report of loaded run folders as HTML.
+
+    ``library`` is the text of Plotly; without it no interactive chart is written.
+    """
+    sections = _sections(runs, len(library))
+    body = "\n".join(
+        f'<section id="{s.key}" aria-label="{esc(s.name)}"><h2>{esc(s.name)}</h2>\n{s.html}\n</section>'
+        for s in sections
+    )
+    body = body if library else _SPEC.sub("", body)
+    script, library = _script(_read("page.js")), _script(library)
+    hashes = [script, *([library] if library else [])]
+    scripts = json_block(dict(charts.CONFIG), "plot-config") if library else ""
+    # kept as text until the first chart comes into view, so that the page opens fast
+    scripts += f'<script type="text/plain" id="plotly">{library}</script>' if library else ""
+    return Template(_read("template.html")).substitute(
         title=esc("Holdfast report: " + join([run.label for run in runs])),
         runs=esc(join([run.label for run in runs])),
-        nav="".join(f'<a href="#{key}">{esc(name)}</a>' for key, name, _ in parts),
-        body="\n".join(
-            f'<section id="{key}"><h2>{esc(name)}</h2>\n{html}\n</section>' for key, name, html in parts
-        ),
+        policy=" ".join(f"'sha256-{_hash(text)}'" for text in hashes),
+        style=_read("page.css"),
+        nav="".join(f'<li><a href="#{s.key}">{esc(s.name)}</a></li>' for s in sections),
+        body=body,
+        scripts=f"{scripts}<script>{script}</script>",
         version=esc(__version__),
     )
+
+
+def _read(name: str) -> str:
+    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _script(text: str) -> str:
+    """Return a script with the line ends that a browser sees, so that its hash is that of these bytes."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _sections(runs: Sequence[RunFolder], used: int = 0) -> list[Section]:
+    """Return the sections in their order: of runs without attacks only those that have an answer.
+
+    ``used`` bytes of the page are taken.
+    """
+    at, scored = strength(runs), strength(runs, scored=True)
+    lines = headlines(runs, at)
+    clustered = [run for run in runs if run.clustering and run.clustering.records]
+    certified = _certified(runs)
+    sections = [
+        Section("safe", "Is my model safe?", verdict.safe(lines, at, scored)),
+        Section("show", "Show me.", ""),
+        Section("pushed", "How far can it be pushed?", curve.section(runs, at)),
+        Section("weak", "Where is it weak?", evidence.weak(runs, at, scored)),
+        *[Section("clusters", "Do pictures stay in their cluster?", clusters.section(clustered))
+          for _ in clustered[:1]],
+        *[Section("certified", "What is certified?", certified) for _ in [certified] if certified],
+        Section("training", "What happened in training?", history.training(runs)),
+        *[Section("members", "How different are the members?", ensembles.section(runs))
+          for _ in [0] if any(ensembles.concerned(run) for run in runs)],
+        Section("space", "What does the space look like?", _map_notes(runs) + space.section(runs, at)),
+        Section("compare", "Compare.", compare.compare(lines, at, scored, pareto.chart(lines))),
+        Section("believe", "Can I believe it?", believe.believe(lines)),
+        Section("again", "How do I get this again?", history.cost(runs) + history.again(runs)),
+    ]  # fmt: skip
+    kept = _answered(runs, bool(clustered))
+    sections = [s for s in sections if kept is None or s.key in kept]
+    left = LIMIT - used - sum(len(s.html.encode("utf-8", "replace")) for s in sections)
+    shown = theatre.section(runs, at, lines, min(theatre.BUDGET, max(_LEAST, left)))
+    return [s._replace(html=shown) if s.key == "show" else s for s in sections]
+
+
+def _map_notes(runs: Sequence[RunFolder]) -> str:
+    named = [(f"{run.label}: " * (len(runs) > 1), note) for run in runs for note in run.map_notes]
+    return "".join(missing(label + note) for label, note in named)
+
+
+def _answered(runs: Sequence[RunFolder], clustered: bool) -> set[str] | None:
+    """Return the sections that have something to say where runs hold no records of retrieval, else None."""
+    if clustered and not any(run.records for run in runs):
+        shown = any(run.exhibits or run.notes for run in runs)
+        return {"clusters", "certified", "training", "members", "again", *(["show"] * shown)}
+    alone = not clustered and all(
+        run.certified is not None and not (run.steps or run.exhibits or run.verdicts or run.certified.of_run)
+        for run in runs
+    )
+    return {"certified", "again"} if alone else None
+
+
+def _certified(runs: Sequence[RunFolder]) -> str:
+    found = [(run.label, run.certified) for run in runs if run.certified is not None]
+    tables = [(label, c) for label, c in found if not c.of_run]
+    trained = [(label, c) for label, c in found if c.of_run]
+    named, records = len(found) > 1, {run.label: run.records for run in runs}
+    html = certificates.section(tables, named=named) if tables else ""
+    return html + (certified_runs.section(trained, named=named, records=records) if trained else "")

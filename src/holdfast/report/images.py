@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +12,38 @@ from PIL import Image
 from .load import Exhibit
 from .words import THIN, esc, number
 
-LARGE, SMALL, KINDS = 96, 64, ("worst", "middle", "held")
+LARGE, SMALL, KINDS = 96, 80, ("worst", "middle", "held")
+RAW = 64
+"""Images with an edge below so many pixels are kept pixel by pixel; the page enlarges them unsmoothed."""
+
+
+def pixels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return images in [0, 1] as bytes."""
+    return np.asarray(np.rint(x.clip(0.0, 1.0) * 255), dtype=np.uint8)
+
+
+def encode(image: NDArray[np.uint8], most: int = SMALL) -> str:
+    """Return an image (c, h, w), c being 1 or 3, as a data URI.
+
+    Small ones are PNG, pixel by pixel; of photographs a JPEG of at most ``most`` pixels is made.
+    """
+    drawn: Image.Image = Image.fromarray(
+        image[0] if len(image) == 1 else np.ascontiguousarray(image.transpose(1, 2, 0))
+    )
+    out = io.BytesIO()
+    if max(drawn.size) < RAW:
+        drawn.save(out, format="PNG", optimize=True)
+        kind = "png"
+    else:
+        drawn.thumbnail((most, most), Image.Resampling.LANCZOS, reducing_gap=3.0)
+        drawn.save(out, format="JPEG", quality=82)
+        kind = "jpeg"
+    return f"data:image/{kind};base64," + base64.b64encode(out.getvalue()).decode()
 
 
 def data_uri(x: NDArray[np.float32], most: int = SMALL) -> str:
-    """Return an image (c, h, w) in [0, 1] as a PNG data URI.
-
-    Images with an edge below 64 pixels are enlarged by a whole factor without smoothing; large ones are
-    reduced to ``most`` pixels, and in colour to 256 colours of their own.
-    """
-    pixels = np.rint(x.clip(0.0, 1.0) * 255).astype(np.uint8)
-    image: Image.Image = Image.fromarray(
-        pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0))
-    )
-    edge = max(image.size)
-    if edge < 64:
-        factor = -(-64 // edge)
-        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    elif edge > most:
-        image.thumbnail((most, most), Image.Resampling.LANCZOS)
-    if image.mode == "RGB" and edge >= 64:  # photographs: a third of the size, no visible difference
-        image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    out = io.BytesIO()
-    image.save(out, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
+    """Return an image (c, h, w) in [0, 1] as a data URI; see :func:`encode`."""
+    return encode(pixels(x), most)
 
 
 def change(clean: NDArray[np.float32], attacked: NDArray[np.float32], eps: float) -> NDArray[np.float32]:
@@ -56,15 +63,21 @@ def right_of_five(exhibit: Exhibit, when: str) -> NDArray[np.int64]:
     return np.asarray(same.sum(1), dtype=np.int64)
 
 
-def choose(exhibit: Exhibit, k: int = 6) -> list[tuple[str, int]]:
-    """Choose examples: the worst, the middle and those that held best, a third each; without repetition.
+def severity(exhibit: Exhibit) -> list[int]:
+    """Return the examples from the worst to the one that held best.
 
     Order: lost before held, then the fewest right images left, then the nearest wrong image.
     """
     held = exhibit.rows["held"].astype(bool)
     left, was = right_of_five(exhibit, "after"), right_of_five(exhibit, "before")
     nearest, ids = exhibit.rows["after_d"][:, 0], exhibit.rows["ids"]
-    order = sorted(range(len(exhibit)), key=lambda i: (held[i], left[i], -was[i], nearest[i], ids[i]))
+    return sorted(range(len(exhibit)), key=lambda i: (held[i], left[i], -was[i], nearest[i], ids[i]))
+
+
+def choose(exhibit: Exhibit, k: int = 6) -> list[tuple[str, int]]:
+    """Choose examples: the worst, the middle and those that held best, a third each; without repetition."""
+    held = exhibit.rows["held"].astype(bool)
+    order = severity(exhibit)
     third = max(1, k // 3)
     start = max(0, (len(order) - third) // 2)
     kept = [i for i in reversed(order) if held[i]][:third]
@@ -83,7 +96,7 @@ def _neighbours(exhibit: Exhibit, i: int, when: str, title: str) -> str:
         name = esc(exhibit.class_name(int(y)))
         word, mark = ("right", "✓") if right else ("wrong", "✗")
         cells.append(
-            f'<li class="{word}"><img src="{data_uri(x)}" alt="{name}, {word}" loading="lazy">'
+            f'<li class="{word}"><img src="{data_uri(x)}" alt="{name}, {word}">'
             f'<span><b aria-hidden="true">{mark}</b> {name}</span><small>{number(float(d))}</small></li>'
         )
     return f'<div><h5>{title}</h5><ol class="five">{"".join(cells)}</ol></div>'
@@ -116,8 +129,11 @@ def strip(exhibit: Exhibit, kind: str, i: int, moved: str) -> str:
     )
 
 
-def strips(exhibit: Exhibit, k: int = 6) -> str:
+def moved_by(attack: str) -> str:
+    """Say what an attack changes: a query, or an image of the gallery."""
+    return "gallery image" if attack.startswith("CA") else "query"
+
+
+def strips(exhibit: Exhibit, k: int = 3) -> str:
     """Return the chosen examples of one attack."""
-    moved = "gallery image" if exhibit.attack.startswith("CA") else "query"
-    chosen: Sequence[tuple[str, int]] = choose(exhibit, k)
-    return "".join(strip(exhibit, kind, i, moved) for kind, i in chosen)
+    return "".join(strip(exhibit, kind, i, moved_by(exhibit.attack)) for kind, i in choose(exhibit, k))

@@ -24,13 +24,16 @@ RUN_SCHEMA = 1
 _IMAGES = ("query", "attacked", "before_x", "after_x")
 _ROWS = ("query_y", "before_y", "before_d", "after_y", "after_d", "held", "ids")
 _ONE = ("eps", "class_names")
+_LATER = ("norm", "before_ids", "after_ids")
+"""What examples of earlier versions lack."""
 
 
 @dataclass(frozen=True, eq=False)
 class Exhibit:
     """Stored examples of one attack: ``k`` moved images with their five nearest before and after.
 
-    ``x`` holds the image arrays and ``rows`` the arrays with one row for each example, by their file names.
+    ``x`` holds the image arrays and ``rows`` the arrays with one row for each example, by their names in the
+    file. ``attack`` is the label alone, without the radius that the name of the file may hold.
     """
 
     attack: str
@@ -38,6 +41,7 @@ class Exhibit:
     rows: Mapping[str, NDArray[Any]]
     eps: float
     class_names: tuple[str, ...]
+    norm: str = "linf"
 
     def __len__(self) -> int:
         return len(self.x["query"])
@@ -48,10 +52,50 @@ class Exhibit:
 
 
 @dataclass(frozen=True, eq=False)
-class RunFolder:
-    """What one run folder holds; absent parts are empty, and ``notes`` says what could not be read.
+class Moved:
+    """Where one attack at one strength moved the embeddings of the queries of a map: ``z`` is (q, e)."""
 
-    Records about clusters stand in ``clustering`` and not among ``records``.
+    attack: str
+    norm: str
+    eps: float
+    z: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingMap:
+    """Stored embeddings of a part of the gallery and of some queries, before and after attacks.
+
+    Attributes
+    ----------
+    gallery_z, gallery_y, gallery_ids
+        (m, e), (m,), (m,).
+    query_z, query_y, ids
+        (q, e), (q,), (q,) of the unattacked queries.
+    distance
+        Name of the distance, such as ``"Euclidean"``.
+    class_names
+        Name of label i at position i; may be empty.
+    moved
+        The same queries under attack, in the order of the file names.
+    """
+
+    gallery_z: NDArray[np.float32]
+    gallery_y: NDArray[np.int64]
+    gallery_ids: NDArray[np.int64]
+    query_z: NDArray[np.float32]
+    query_y: NDArray[np.int64]
+    ids: NDArray[np.int64]
+    distance: str
+    class_names: tuple[str, ...]
+    moved: tuple[Moved, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """What one run folder holds; absent parts are empty.
+
+    ``notes`` says what could not be read, ``map_notes`` what of the maps. Records about clusters stand in
+    ``clustering`` and not among ``records``. The keys of ``exhibits`` are file names without their ending.
     """
 
     label: str
@@ -65,6 +109,9 @@ class RunFolder:
     notes: Sequence[str] = ()
     certified: Certified | None = None
     clustering: Clustering | None = None
+    path: Path | None = None
+    maps: EmbeddingMap | None = None
+    map_notes: Sequence[str] = ()
 
     @property
     def training_seconds(self) -> float | None:
@@ -146,6 +193,8 @@ def _load(path: Path, label: str) -> RunFolder:
             exhibits[file.stem] = _exhibit(file)
         except CorruptFile as error:
             notes.append(f"Stored examples left out: {error}")
+    map_notes: list[str] = []
+    maps = _map(path / "maps", map_notes)
     records = read(files["records.jsonl"]) if files["records.jsonl"].is_file() else []
     verdicts: dict[str, Mapping[str, Any]] = {}
     for file in sorted((path / "evaluations").glob("*/*.json")):
@@ -165,11 +214,98 @@ def _load(path: Path, label: str) -> RunFolder:
         epochs=[line for line in log if line.get("kind") == "epoch"],
         guards=[line for line in log if line.get("kind") == "guard"],
         records=[r for r in own if r["suite"] not in CLUSTER_SUITES],
-        exhibits=exhibits,
+        exhibits=_newest(exhibits),
         verdicts=verdicts,
         notes=notes,
         certified=certified,
         clustering=read_clustering(path, [r for r in own if r["suite"] in CLUSTER_SUITES], names),
+        path=path,
+        maps=maps,
+        map_notes=map_notes,
+    )
+
+
+def _newest(exhibits: Mapping[str, Exhibit]) -> dict[str, Exhibit]:
+    """Leave out files without a radius in their name where one with it holds the same attack and strength."""
+    named = {(e.attack, e.norm, f"{e.eps:.4g}") for stem, e in exhibits.items() if stem != e.attack}
+    return {
+        stem: e
+        for stem, e in exhibits.items()
+        if stem != e.attack or (e.attack, e.norm, f"{e.eps:.4g}") not in named
+    }
+
+
+def label_of(stem: str) -> str:
+    """Return the label of an attack from ``LABEL@EPS`` or ``LABEL``.
+
+    Examples
+    --------
+    >>> label_of("CA+@0.2"), label_of("ES"), label_of("a@b")
+    ('CA+', 'ES', 'a@b')
+    """
+    label, at, eps = stem.rpartition("@")
+    try:
+        return label if at and label and math.isfinite(float(eps)) else stem
+    except ValueError:
+        return stem
+
+
+def _arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """Read the named arrays of a file; what is not asked for is not read."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            a = {name: np.asarray(file[name]) for name in (*names, *optional) if name in file.files}
+    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        raise CorruptFile(path.name, None, str(error)) from error
+    missing = [name for name in names if name not in a]
+    if missing:
+        raise CorruptFile(path.name, None, f"it lacks {', '.join(missing)}")
+    return a
+
+
+def _map(folder: Path, notes: list[str]) -> EmbeddingMap | None:
+    """Read the stored embeddings; what cannot be read is noted."""
+    if not (folder / "clean.npz").is_file():
+        return None
+    names = ("gallery_z", "gallery_y", "gallery_ids", "query_z", "query_y", "ids")
+    try:
+        a = _arrays(folder / "clean.npz", names, ("distance", "class_names"))
+        wrong = [n for n in ("gallery_z", "query_z") if a[n].ndim != 2 or a[n].dtype.kind != "f"]
+        wrong += [n for n in ("gallery_y", "gallery_ids") if a[n].shape != a["gallery_z"].shape[:1]]
+        wrong += [n for n in ("query_y", "ids") if a[n].shape != a["query_z"].shape[:1]]
+        if wrong or a["gallery_z"].shape[1:] != a["query_z"].shape[1:]:
+            raise CorruptFile("clean.npz", None, f"unexpected shape of {', '.join(wrong or ['query_z'])}")
+    except CorruptFile as error:
+        notes.append(f"Embedding map left out: {error}")
+        return None
+    moved, stale = [], 0
+    for file in sorted(folder.glob("*.npz")):
+        if file.name == "clean.npz":
+            continue
+        try:
+            b = _arrays(file, ("attacked_z", "eps"), ("norm",))
+            if b["attacked_z"].ndim != 2 or b["attacked_z"].dtype.kind != "f" or b["eps"].shape != ():
+                raise CorruptFile(file.name, None, "unexpected shape of attacked_z")
+        except CorruptFile as error:
+            notes.append(f"Arrows of the map left out: {error}")
+            continue
+        if b["attacked_z"].shape != a["query_z"].shape:
+            stale += 1
+            continue
+        norm, z = str(b.get("norm", "linf")), b["attacked_z"].astype(np.float32)
+        moved.append(Moved(label_of(file.stem), norm, float(b["eps"]), np.nan_to_num(z)))
+    if stale:
+        notes.append(f"Arrows of the map left out: {stale} files are of another sample of queries")
+    return EmbeddingMap(
+        gallery_z=np.nan_to_num(a["gallery_z"].astype(np.float32)),
+        gallery_y=a["gallery_y"].astype(np.int64),
+        gallery_ids=a["gallery_ids"].astype(np.int64),
+        query_z=np.nan_to_num(a["query_z"].astype(np.float32)),
+        query_y=a["query_y"].astype(np.int64),
+        ids=a["ids"].astype(np.int64),
+        distance=str(a.get("distance", "")),
+        class_names=tuple(str(name) for name in a.get("class_names", np.array([])).reshape(-1)),
+        moved=tuple(moved),
     )
 
 
@@ -190,14 +326,7 @@ def _verdict(path: Path) -> Mapping[str, Any]:
 
 def _exhibit(path: Path) -> Exhibit:
     """Read the examples of one attack and check every shape, so that what draws them need not."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            a = {name: np.asarray(file[name]) for name in (*_IMAGES, *_ROWS, *_ONE) if name in file.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
-        raise CorruptFile(path.name, None, str(error)) from error
-    missing = [name for name in (*_IMAGES, *_ROWS, *_ONE) if name not in a]
-    if missing:
-        raise CorruptFile(path.name, None, f"it lacks {', '.join(missing)}")
+    a = _arrays(path, (*_IMAGES, *_ROWS, *_ONE), _LATER)
     shape = a["query"].shape
     k = shape[0] if len(shape) == 4 else -1
     near = a["before_y"].shape[1] if a["before_y"].ndim == 2 else -1
@@ -205,6 +334,10 @@ def _exhibit(path: Path) -> Exhibit:
     wanted |= dict.fromkeys(("before_x", "after_x"), (k, near, *shape[1:]))
     wanted |= dict.fromkeys(("before_y", "before_d", "after_y", "after_d"), (k, near))
     wanted |= dict.fromkeys(("query_y", "held", "ids"), (k,))
+    near_ids: dict[str, tuple[int, ...]] = {
+        name: (k, near) for name in ("before_ids", "after_ids") if name in a
+    }
+    wanted |= near_ids
     wrong = [
         name for name, size in wanted.items() if a[name].shape != size or a[name].dtype.kind not in "biuf"
     ]
@@ -213,9 +346,10 @@ def _exhibit(path: Path) -> Exhibit:
     if wrong:
         raise CorruptFile(path.name, None, f"unexpected shape of {', '.join(sorted(set(wrong)))}")
     return Exhibit(
-        attack=path.stem,
+        attack=label_of(path.stem),
         x={name: np.nan_to_num(a[name].astype(np.float32)).clip(0.0, 1.0) for name in _IMAGES},
-        rows={name: a[name] for name in _ROWS},
+        rows={name: a[name] for name in (*_ROWS, *near_ids)},
         eps=float(a["eps"]),
         class_names=tuple(str(name) for name in a["class_names"].reshape(-1)),
+        norm=str(a.get("norm", "linf")),
     )

@@ -23,13 +23,32 @@ from .words import plain, short
 
 INK, GROUND = "#010203", "#030201"
 CLEAN, ATTACKED = "#0072b2", "#d55e00"  # blue and vermillion of Okabe and Ito
-ALARM = "#c62f1b"
+ALARM, RIGHT = "#c62f1b", "#007f5c"
+GREEN, PURPLE, ORANGE, SKY = (
+    "#009e73",
+    "#cc79a7",
+    "#e69f00",
+    "#56b4e9",
+)  # the rest of theirs that show on white
+COLOURS = {
+    "ink": INK,
+    "soft": INK,
+    "ground": GROUND,
+    "clean": CLEAN,
+    "attacked": ATTACKED,
+    "wrong": ALARM,
+    "right": RIGHT,
+    **{f"c{i}": c for i, c in enumerate((CLEAN, ATTACKED, GREEN, PURPLE, ORANGE, SKY, "#b8a800", INK))},
+}
+"""The words for colours of an interactive chart, as drawn here."""
 _PAGE = {
     INK: "currentColor",
     GROUND: "var(--ground)",
     CLEAN: "var(--clean)",
     ATTACKED: "var(--attacked)",
     ALARM: "var(--wrong)",
+    RIGHT: "var(--right)",
+    **{c: f"var(--c{i}, {c})" for i, c in enumerate((GREEN, PURPLE, ORANGE, SKY, "#b8a800"), start=2)},
 }
 _STYLE: dict[str, Any] = {
     "svg.hashsalt": "holdfast",
@@ -46,6 +65,10 @@ _STYLE: dict[str, Any] = {
 }
 _FONT = re.compile(r"font-family: [^;]*;? ?")
 _SIZE = re.compile(r"([\d.]+)pt")
+_DRAWN = re.compile("|".join(_PAGE))
+_DIGITS = re.compile(r"(-?\d+\.\d\d)\d+")
+_PLACES = ("d", "x", "y", "width", "height", "transform")
+_NAMED = re.compile(r"#([\w.:+-]+)")
 
 
 @contextmanager
@@ -76,10 +99,12 @@ def _svg(figure: Figure, label: str, prefix: str) -> str:
             value = value.replace("url(#", f"url(#{prefix}-")
             if key.endswith("}href"):
                 key, value = "href", value.replace("#", f"#{prefix}-", 1)
-            for drawn, page in _PAGE.items():
-                value = value.replace(drawn, page)
+            value = _DRAWN.sub(lambda found: _PAGE[found[0]], value)
             value = _FONT.sub("", value) if key == "style" else value  # the page's own
-            node.set(key, value)
+            value = _DIGITS.sub(r"\1", value) if key in _PLACES else value
+            if not (key == "transform" and value.startswith("rotate(-0 ")):
+                node.set(key, value)
+    _slim(root)
     width = _SIZE.match(root.get("width", "1pt"))
     root.set("style", f"width:{float(width.group(1)) if width else 1:.0f}pt")
     for key in ("width", "height", "version"):
@@ -87,6 +112,30 @@ def _svg(figure: Figure, label: str, prefix: str) -> str:
     root.set("role", "img")
     root.set("aria-label", plain(label))
     return ET.tostring(root, encoding="unicode")
+
+
+def _slim(root: ET.Element) -> None:
+    """Take out what shows nothing: space between elements, ids that nothing names, styles said many times."""
+    values = [value for node in root.iter() for value in node.attrib.values()]
+    named = {name for value in values for name in _NAMED.findall(value)}
+    for node in root.iter():
+        if node.get("id") not in named:
+            node.attrib.pop("id", None)
+        if node.tag not in ("text", "tspan"):
+            node.text = None
+        node.tail = node.tail if node.tail and node.tail.strip() else None
+        uses = [child for child in node if child.tag == "use"]
+        styles = {child.get("style") for child in uses}
+        if (
+            node.tag == "g"
+            and len(uses) > 1
+            and len(uses) == len(node)
+            and len(styles) == 1
+            and styles != {None}
+        ):
+            node.set("style", str(styles.pop()))
+            for child in uses:
+                del child.attrib["style"]
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Any]:
@@ -99,11 +148,12 @@ def _axes(width: float, height: float) -> tuple[Figure, Any]:
 
 
 class Bar(NamedTuple):
-    """A value with its interval; ``None`` where there is no measurement."""
+    """A value with its interval; ``None`` where there is no measurement, ``n`` 0 where it is unknown."""
 
     value: float | None
     low: float = 0.0
     high: float = 0.0
+    n: int = 0
 
 
 def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str) -> str:
@@ -137,11 +187,19 @@ def paired_bars(groups: Sequence[tuple[str, Bar, Bar]], label: str, prefix: str)
 
 
 class Dots(NamedTuple):
-    """One row of a dot plot; the values are in the unit of the axis."""
+    """One row of a dot plot; the values are in the unit of the axis, ``says`` is what a pointer shows."""
 
     name: str
     clean: float | None
     attacked: float
+    says: str = ""
+
+
+def alone(groups: Sequence[tuple[str, Sequence[Dots]]]) -> bool:
+    """Say whether all rows are of one name, one under each heading, so that names would say nothing."""
+    return len({d.name for _, dots in groups for d in dots}) == 1 and all(
+        len(dots) == 1 for _, dots in groups
+    )
 
 
 def dot_plot(
@@ -169,7 +227,7 @@ def dot_plot(
             for dot in dots:
                 y += 1
                 places.append(y)
-                names.append(short(dot.name))
+                names.append("" if alone(groups) else short(dot.name))
                 if dot.clean is not None:
                     axes.plot([dot.clean, dot.attacked], [y, y], color=INK, alpha=0.45, lw=1.6, zorder=2)
                     axes.plot(
@@ -187,7 +245,39 @@ def dot_plot(
         return _svg(figure, label, prefix)
 
 
-def _binned(x: np.ndarray, y: np.ndarray, most: int = 160) -> tuple[np.ndarray, np.ndarray]:
+def spread(values: Sequence[float], apart: float, low: float, high: float) -> list[float]:
+    """Return places near some values that lie at least so far apart, in the same order; for labels.
+
+    All lie between ``low`` and ``high`` as long as there is room.
+
+    Examples
+    --------
+    >>> spread([10.0, 9.0, 50.0], 4.0, 0.0, 100.0)
+    [11.5, 7.5, 50.0]
+    """
+    order = sorted(range(len(values)), key=lambda i: (values[i], i))
+    groups: list[tuple[list[int], float]] = []  # members in order, middle
+    for i in order:
+        members, middle = [i], min(max(values[i], low), high)
+        while groups:
+            others, where = groups[-1]
+            if middle - apart * (len(members) - 1) / 2 - where - apart * (len(others) - 1) / 2 >= apart:
+                break
+            groups.pop()
+            total = len(others) + len(members)
+            middle = (where * len(others) + middle * len(members)) / total
+            members = [*others, *members]
+            half = apart * (total - 1) / 2
+            middle = max(min(middle, high - half), low + half)
+        groups.append((members, middle))
+    places = dict.fromkeys(order, 0.0)
+    for members, middle in groups:
+        for rank, i in enumerate(members):
+            places[i] = middle + apart * (rank - (len(members) - 1) / 2)
+    return [places[i] for i in range(len(values))]
+
+
+def binned(x: np.ndarray, y: np.ndarray, most: int = 160) -> tuple[np.ndarray, np.ndarray]:
     """Return means over equal stretches, so that a long training does not make a large file."""
     if len(x) <= most:
         return x, y
@@ -205,15 +295,18 @@ def curve(
     target: Sequence[tuple[float, float]] = (),
     limits: tuple[float, float] | None = None,
     attacked: bool = False,
+    bands: Sequence[tuple[float, float]] = (),
 ) -> str:
-    """Draw one quantity over the steps of training, with a dashed target where there is one."""
+    """Draw one quantity over the steps of training, with a dashed target, and red bands if any."""
     with _drawing():
         figure, axes = _axes(3.9, 2.5)
-        x, y = _binned(*np.asarray(points, dtype=float).reshape(-1, 2).T)
+        for start, end in bands:
+            axes.axvspan(start, end, color=ALARM, alpha=0.2, lw=0, zorder=0)
+        x, y = binned(*np.asarray(points, dtype=float).reshape(-1, 2).T)
         few = len(x) <= 40
         axes.plot(x, y, color=ATTACKED if attacked else CLEAN, lw=1.6, marker="o" if few else None, ms=3.5)
         if target:
-            tx, ty = _binned(*np.asarray(target, dtype=float).reshape(-1, 2).T)
+            tx, ty = binned(*np.asarray(target, dtype=float).reshape(-1, 2).T)
             axes.plot(tx, ty, color=INK, lw=1.2, ls="--")
             axes.annotate(
                 "target", (tx[-1], ty[-1]), xytext=(0, 5), textcoords="offset points", ha="right", fontsize=9
@@ -244,7 +337,7 @@ def several(
     with _drawing():
         figure, axes = _axes(3.9, 2.5 + 0.18 * (-(-len(lines) // 3) if len(lines) > 1 else 0))
         for i, (name, points) in enumerate(lines):
-            x, y = _binned(*np.asarray(points, dtype=float).reshape(-1, 2).T)
+            x, y = binned(*np.asarray(points, dtype=float).reshape(-1, 2).T)
             style = ("-", "--", "-.", ":")[i % 4]
             mark = "o" if len(x) <= 12 else None
             colour = colours[i % len(colours)]
@@ -316,7 +409,7 @@ def stacked(
         for axes, panel in zip(rows, panels, strict=True):
             axes.patch.set_alpha(0.0)
             axes.set_axisbelow(True)
-            x, y = _binned(*np.asarray(panel.points, dtype=float).reshape(-1, 2).T)
+            x, y = binned(*np.asarray(panel.points, dtype=float).reshape(-1, 2).T)
             for start, end in bands:
                 axes.axvspan(start, end, color=ALARM, alpha=0.2, lw=0, zorder=0)
             axes.plot(x, y, color=CLEAN, lw=1.6, marker="o" if len(x) <= 40 else None, ms=3.5)

@@ -1,27 +1,24 @@
-"""The answer first: one sentence, three numbers, the run to prefer; and the runs side by side."""
+"""The answer first: one sentence, the verdict on the measurement, three numbers, the run to prefer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from ..results import Record
+from .believe import judged
 from .evidence import worst_of
 from .facts import (
-    WHOLE,
     Headline,
     Strength,
     advice,
-    benign,
     bounds,
-    headlines,
-    items,
-    method,
     mixed_scores,
+    recalls,
     scores,
     unlike,
 )
 from .load import RunFolder
-from .parts import data_table, missing
+from .parts import Cell, missing, table
 from .words import (
     THIN,
     attack_title,
@@ -30,27 +27,10 @@ from .words import (
     esc,
     interval,
     join,
-    metric_title,
     number,
     of_100,
     percent,
-    quantity,
 )
-
-LIMITS = (
-    "The measurement itself was not checked, and each figure under attack is what one attack found. Read "
-    "these figures as upper bounds: a stronger attack may find more."
-)
-MEANING = {
-    "TRUSTWORTHY": "The measurement was checked, and nothing speaks against it.",
-    "UNDERPOWERED": "The figures may be right, but the evidence is thin: few queries, or many warnings.",
-    "OVERESTIMATED": "A check failed that a sound measurement passes: the true figures are lower. Read these "
-    "as upper bounds only.",
-    "VACUOUS": "The embeddings have collapsed. What does not tell images apart cannot be fooled, so these "
-    "figures say nothing about safety.",
-    "INVALID": "The measurement is faulty: these figures mean nothing.",
-}
-WORST = ("INVALID", "VACUOUS", "OVERESTIMATED", "UNDERPOWERED", "UNCHECKED", "TRUSTWORTHY")
 
 
 def safe(lines: Sequence[Headline], at: Strength | None, scored: Strength | None = None) -> str:
@@ -63,40 +43,69 @@ def safe(lines: Sequence[Headline], at: Strength | None, scored: Strength | None
         rest = [line.run.label for line in lines if not line.attacked]
         if rest:
             text += missing(f"Not measured with this attack: {join(rest)}.")
-        if several := worst_of(attacked):
-            text += f'<p class="note">{esc(several)}</p>'
-        lower = [
-            f"{line.run.label} {percent(r['value'])} ({r['attack']}, {r['suite']})"
-            for line in attacked
-            if (r := line.lower)
-        ]
-        if lower:
-            text += (
-                f'<p class="note">Fewer are right under attacks that not all runs faced alike: '
-                f"{esc(join(lower))}.</p>"
-            )
-    badge = judged(lines)
     runs = [line.run for line in lines]
     suites = sorted({name for run in runs for name in scores(run, scored)})
-    cards = "".join(
-        f'<article class="card"><h3>{esc(line.run.label)}</h3><dl>'
-        f"{_three('right without an attack', line.clean)}{_three('right under attack', line.attacked)}"
-        f"{_scored(line.run, scored, suites)}"
-        f"<div><dt>training and evaluation</dt><dd>{_cost(line.run)}</dd></div></dl></article>"
-        for line in lines
+    cards = "".join(_card(line, scored, suites) for line in lines)
+    apart = missing(why) if (why := mixed_scores(runs, scored)) else ""
+    one = " one" * (len(lines) == 1)
+    return (
+        f"{text}{judged(lines)}{apart}{_advice(lines)}"
+        f'<div class="cards{one}">{cards}</div>{_notes(attacked, bool(suites))}{_ranked(lines, at)}'
     )
+
+
+def _advice(lines: Sequence[Headline]) -> str:
+    """Return which run to prefer and why, where there are several."""
     found = advice(lines)
-    chosen = ""
     if found is not None:
         head = f"Recommended: {esc(found.run.label)}" if found.run else "No clear recommendation"
         link = "because " if found.run else ""
-        chosen = f'<p class="advice"><b>{head}</b>{", " if found.run else ". "}{link}{esc(found.why)}</p>'
-    elif len(lines) > 1:
-        why = unlike(lines) or ["fewer than two runs have both numbers"]
-        chosen = missing(f"No run is recommended: {join(why)}.")
-    if apart := mixed_scores(runs, scored):
-        chosen = missing(apart) + chosen
-    return f'{text}{badge}<div class="cards">{cards}</div>{chosen}'
+        return f'<p class="advice"><b>{head}</b>{", " if found.run else ". "}{link}{esc(found.why)}</p>'
+    if len(lines) < 2:
+        return ""
+    why = unlike(lines) or ["fewer than two runs have both numbers"]
+    return missing(f"No run is recommended: {join(why)}.")
+
+
+def _notes(attacked: Sequence[Headline], scored: bool) -> str:
+    """Return what the figures under attack are made of."""
+    told = worst_of(attacked)
+    if scored:
+        told += (
+            "The robustness score is 0 where every attack gets all it wants, 100 where none gets anything."
+        )
+    text = f'<p class="note">{esc(told)}</p>' if told else ""
+    lower = [
+        f"{line.run.label} {percent(r['value'])} ({r['attack']}, {r['suite']})"
+        for line in attacked
+        if (r := line.lower)
+    ]
+    if lower:
+        text += (
+            f'<p class="note">Fewer are right under attacks that not all runs faced alike: '
+            f"{esc(join(lower))}.</p>"
+        )
+    return text
+
+
+def _card(line: Headline, scored: Strength | None, suites: Sequence[str]) -> str:
+    """Return the numbers of one run and what they say in words."""
+    return (
+        f'<article class="card"><h3>{esc(line.run.label)}</h3><dl>'
+        f"{_number('right without an attack', line.clean)}{_number('right in the worst case', line.attacked)}"
+        f"<div><dt>training and evaluation</dt><dd>{_cost(line.run)}</dd></div>"
+        f"{_scored(line.run, scored, suites)}</dl>{_words(line)}</article>"
+    )
+
+
+def _words(line: Headline) -> str:
+    """Return in a sentence what the numbers of a run mean."""
+    said = ""
+    if line.clean and line.attacked:
+        clean, after = line.clean["value"], line.attacked["value"]
+        lost = of_100((clean - after) / clean) if clean > 0 and after < clean else "none"
+        said = f"Of 100 queries that are right without an attack, the strongest attack takes away {lost}."
+    return f"<p>{esc(said)}</p>" if said else ""
 
 
 def _scored(run: RunFolder, at: Strength | None, suites: Sequence[str]) -> str:
@@ -137,68 +146,16 @@ def _sentence(lines: Sequence[Headline], at: Strength, *, named: bool) -> str:
     )
 
 
-def judged(lines: Sequence[Headline]) -> str:
-    """Return the verdict on each run's measurement, and what the checks found, folded."""
-    words = {line.run.label: _word(line) for line in lines}
-    several = len(set(words.values())) > 1
-    text = ""
-    for word in sorted(set(words.values()), key=WORST.index):
-        of = join([label for label, w in words.items() if w == word])
-        said = f"{of}: " if several else ""
-        name = "Not checked" if word == "UNCHECKED" else word.capitalize()
-        kind = " bad" if WORST.index(word) < WORST.index("UNDERPOWERED") else ""
-        meaning = esc(said + MEANING.get(word, LIMITS))
-        text += f'<p class="verdict{kind}"><b>{esc(name)}</b> <span>{meaning}</span></p>'
-    return text + "".join(_checks(line, named=len(lines) > 1) for line in lines)
-
-
-def _word(line: Headline) -> str:
-    """Return the verdict of the headline under attack, or of the worst of the run."""
-    if line.attacked is not None:
-        return _known(line.attacked["verdict"])
-    words = [_known(r["verdict"]) for r in line.run.records if r["state"] == "attacked"]
-    return min(words, key=WORST.index, default="UNCHECKED")
-
-
-def _known(word: str) -> str:
-    return word if word in WORST else "UNCHECKED"
-
-
-SYMBOLS = {"pass": "✓ passed", "warn": "! warning", "fail": "✗ failed", "skipped": "– not run"}
-
-
-def _checks(line: Headline, named: bool) -> str:
-    """Return the table of what the checks of one run found, folded; nothing where it was not checked."""
-    if line.attacked is None:
-        return ""
-    mended = "/REPAIRED" if line.attacked["attack"] == "REPAIRED" else ""
-    found = line.run.verdicts.get(line.attacked["fingerprint"] + mended)
-    if found is None:
-        return ""
-    order = {"fail": 0, "warn": 1, "pass": 2, "skipped": 3}
-    rows = sorted(found["findings"], key=lambda f: order.get(f["status"], 4))
-    count = {status: sum(f["status"] == status for f in rows) for status in SYMBOLS}
-    head = f"{line.run.label}: " if named else ""
-    head += f"{count['pass']} checks passed, {count['warn']} warned, {count['fail']} failed, "
-    head += f"{count['skipped']} could not be run"
-    if found["applied"]:
-        done = "; ".join(f"{name}: {what}" for name, what in found["applied"].items())
-        head += f" (after repairs, {done})"
-    body = []
-    for f in rows:
-        to_do = f["remedy"] if f["status"] in ("fail", "warn") else ""
-        body.append([f"{f['id']} {f['name']}", SYMBOLS.get(f["status"], f["status"]), f["detail"], to_do])
-    return data_table(["check", "result", "what was seen", "what to do"], body, name=head)
-
-
-def _three(name: str, record: Record | None) -> str:
+def _number(name: str, record: Record | None) -> str:
     if record is None:
         return f"<div><dt>{name}</dt><dd>– <small>not measured</small></dd></div>"
     attacked = record["state"] == "attacked"
     how = f' title="{esc(attack_title(record["attack"]))}"' if attacked else ""
     name = f"{esc(name)} ({esc(record['attack'])})" if attacked else esc(name)
     span = f"<small>{interval(record['metric'], record['ci'])}</small>" if record["ci"] else ""
-    return f"<div{how}><dt>{name}</dt><dd>{percent(record['value'])} {span}</dd></div>"
+    kind = "attacked" if attacked else "clean"
+    bar = f'<span class="bar {kind}" style="--v:{100 * min(max(record["value"], 0.0), 1.0):.1f}%"></span>'
+    return f"<div{how}><dt>{name}</dt><dd>{percent(record['value'])} {span}{bar}</dd></div>"
 
 
 def _cost(run: RunFolder) -> str:
@@ -209,63 +166,36 @@ def _cost(run: RunFolder) -> str:
     return f"{both} <small>{duration(train)} + {duration(evaluate)}</small>"
 
 
-def compare(runs: Sequence[RunFolder], at: Strength | None, scored: Strength | None = None) -> str:
-    """Return "Compare.": every metric of every run; the best in bold, what chance may explain in grey."""
-    columns: list[dict[tuple[str, str, str], Record]] = []
-    for run in runs:
-        column = {(r["attack"], r["metric"], suite): r for suite, r in scores(run, scored).items()}
-        column |= {("none", metric, ""): record for metric, record in benign(run).items()}
-        column |= {(i.attack, i.metric, i.suite): i.attacked for i in items(run, at)}
-        columns.append(column)
-    keys = list(dict.fromkeys(key for column in columns for key in column))
-    keys.sort(key=lambda key: (key[0] != WHOLE, key[0] != "none"))
-    if not keys:
-        return missing("No run has records.")
-    head = "".join(f'<th scope="col">{esc(run.label)}</th>' for run in runs)
-    body = []
-    for key in keys:
-        attack, metric, suite = key
-        found = [column.get(key) for column in columns]
-        record = next(r for r in found if r)
-        arrow = "↑" if record["higher_is_robust"] else "↓"
-        where = {"none": "no attack", WHOLE: "all attacks"}.get(attack, f"under {attack}")
-        parts = [f"suite {suite}", where] if attack == WHOLE else [metric, where, *([suite] if suite else [])]
-        told = ", ".join(parts)
-        name = f"{esc(metric_title(metric))} <small>{esc(told)} {arrow}</small>"
-        body.append(f'<tr><th scope="row">{name}</th>{"".join(_compared(found))}</tr>')
-    more = "".join(missing(f"Read with care: {why}.") for why in unlike(headlines(runs, at)))
-    more += missing(why) if (why := mixed_scores(runs, scored)) else ""
-    best = (
-        "Bold: the best. Grey with ≈: the interval overlaps with that of the best. " if len(runs) > 1 else ""
-    )
-    note = (
-        f"↑ higher is better, ↓ lower is better; beneath each value its 95{THIN}% interval. "
-        f"{best}– not measured. {method(runs, at)}"
-        f"{f' The score: {method(runs, scored)}' if scored and scored != at else ''}"
-    )
+def _ranked(lines: Sequence[Headline], at: Strength | None) -> str:
+    """Return the share of queries with a right image among the first k, without and under attack."""
+    found = {line.run.label: recalls(line, at) for line in lines}
+    if not any(len(ranked) > 1 for ranked in found.values()):
+        return ""
+    ks = sorted({r.k for ranked in found.values() for r in ranked})
+    several = len(lines) > 1
+    robust = any(r.attacked for ranked in found.values() for r in ranked if r.k > 1 or not several)
+    head = ["right image"]
+    for line in lines:
+        of = f"{line.run.label}, " if several else ""
+        head += [f"{of}no attack", *([f"{of}worst case"] if robust else [])]
+    rows = []
+    for k in ks:
+        row: list[object] = [Cell("first" if k == 1 else f"among the first {k}", float(k))]
+        for ranked in found.values():
+            one = next((r for r in ranked if r.k == k), None)
+            row.append(_cell(one.clean if one else None))
+            if robust:
+                row.append(_cell(one.attacked if one else None))
+        rows.append(row)
+    more = "Under attack only the first place was measured; see above."
+    if robust:
+        more = "Worst case: the lowest over the attacks that measured it; – not measured."
     return (
-        f'{more}<div class="scroll"><table class="compare"><thead><tr><th scope="col">metric</th>{head}</tr>'
-        f'</thead><tbody>{"".join(body)}</tbody></table></div><p class="note">{esc(note)}</p>'
+        f"<h3>How often a right image comes back</h3>{table(head, rows, kind='compare', label='Recall at k')}"
+        '<p class="note">Recall@k: share of queries with an image of their own class among the first k, '
+        f"with its 95{THIN}% interval. {esc(more)}</p>"
     )
 
 
-def _compared(found: Sequence[Record | None]) -> list[str]:
-    """Return the cells of one metric."""
-    there = [r for r in found if r]
-    up = there[0]["higher_is_robust"]
-    best = (max if up else min)(there, key=lambda r: r["value"])
-    low, high = bounds(best)
-    cells = []
-    for r in found:
-        if r is None:
-            cells.append("<td>–</td>")
-            continue
-        value = quantity(r["metric"], r["value"])
-        span = f"<small>{interval(r['metric'], r['ci'])}</small>"
-        kind = ""
-        if len(there) > 1 and r is best:
-            value = f"<b>{value}</b>"
-        elif len(there) > 1 and r["ci"] and best["ci"] and bounds(r)[1] >= low and bounds(r)[0] <= high:
-            value, kind = f"≈ {value}", ' class="noise"'
-        cells.append(f"<td{kind}>{value}{span}</td>")
-    return cells
+def _cell(r: Record | None) -> object:
+    return "–" if r is None else Cell(percent(r["value"]), r["value"], interval(r["metric"], r["ci"]))

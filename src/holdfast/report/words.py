@@ -241,6 +241,20 @@ def budget(norm: str, eps: float) -> str:
     return f"changes of at most {f'{share:.3g}'}{THIN}% of the grey range"
 
 
+def radius(eps: float) -> str:
+    """Return the size of a change for a small place: in 255ths where that is exact, else as a number.
+
+    Examples
+    --------
+    >>> radius(8 / 255), radius(0.2), radius(0.5)
+    ('8/255', '0.2', '0.5')
+    """
+    levels = 255 * eps
+    if abs(100 * eps - round(100 * eps)) > 1e-4 and abs(levels - round(levels)) < 1e-4:
+        return f"{round(levels)}/255"
+    return f"{eps:.3g}"
+
+
 def attack_title(attack: str) -> str:
     """Return the label of an attack with its short name in words."""
     return f"{attack}, {ATTACKS[attack][0]}" if attack in ATTACKS else attack
