@@ -12,7 +12,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from .errors import DataError, HoldfastError, InvalidArgument, UnknownName
@@ -131,6 +131,18 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise InvalidArgument("number", "a finite number", text)
     return value
+
+
+def everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply a change to every part of a nested frozen value, the innermost first."""
+    if isinstance(value, tuple):
+        return tuple(everywhere(item, change) for item in value)
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    parts = {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init}
+    new = {name: everywhere(part, change) for name, part in parts.items()}
+    changed = {name: part for name, part in new.items() if part is not parts[name]}
+    return change(dataclasses.replace(value, **changed) if changed else value)
 
 
 def replace(value: V, path: str, new: Any, allowed: Allowed | None = None) -> V:

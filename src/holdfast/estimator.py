@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import InitVar, dataclass, fields, is_dataclass, replace
+from dataclasses import InitVar, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -26,9 +26,8 @@ from .encoders.mlp import MLP
 from .errors import InvalidArgument, UnknownName, told
 from .evaluation import embed
 from .recipes import recipe
-from .search import PGD
 from .threat import L2Threat, LinfThreat
-from .training import Run, train
+from .training import Run, train, with_radius
 from .types import Defense
 
 if TYPE_CHECKING:
@@ -455,27 +454,6 @@ class OwnEncoder(Encoder):
         """(n, c, h, w) -> (n, e)."""
         z = picked(self.module(x))
         return F.normalize(z.float() if z.dtype in (torch.float16, torch.bfloat16) else z, dim=1)
-
-
-def with_radius(run: Run, eps: float) -> Run:
-    """Return a run with another radius everywhere, and the step lengths of its searches scaled with it."""
-    factor = eps / run.threat.eps if run.threat.eps > 0 else 1.0
-
-    def change(part: Any) -> Any:
-        if isinstance(part, tuple):
-            return tuple(change(one) for one in part)
-        if not is_dataclass(part) or isinstance(part, type):
-            return part
-        parts = {f.name: getattr(part, f.name) for f in fields(part) if f.init}
-        new = {name: change(value) for name, value in parts.items()}
-        part = replace(part, **{name: value for name, value in new.items() if value is not parts[name]})
-        if isinstance(part, LinfThreat | L2Threat):
-            return replace(part, eps=eps)
-        if isinstance(part, PGD) and isinstance(part.alpha, float):
-            return replace(part, alpha=part.alpha * factor)
-        return part
-
-    return replace(run, threat=change(run.threat), defense=change(run.defense))
 
 
 def _base(defense: Any) -> Run:

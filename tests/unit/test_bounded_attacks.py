@@ -283,7 +283,7 @@ def test_composites_get_memory_or_fewer_queries(task: RetrievalTask) -> None:
 def test_the_checks_look_at_what_fits(task: RetrievalTask, monkeypatch: pytest.MonkeyPatch) -> None:
     looked_at: list[Any] = []
 
-    def keep(examination: Any) -> Any:
+    def keep(examination: Any, **_: Any) -> Any:
         looked_at.append(examination)
         raise RuntimeError("seen")
 
@@ -312,7 +312,7 @@ def test_the_checks_see_the_queries_that_a_budget_covered(
     """Row i of an outcome belongs to the i-th covered query, also where the covered ones are few."""
     looked_at: list[Any] = []
 
-    def keep(examination: Any) -> Any:
+    def keep(examination: Any, **_: Any) -> Any:
         looked_at.append(examination)
         raise RuntimeError("seen")
 

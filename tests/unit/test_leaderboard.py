@@ -84,7 +84,9 @@ def test_tracks_are_kept_apart_and_ranked_by_what_was_measured() -> None:
 
 def test_markdown_cannot_be_broken_by_a_name() -> None:
     text = markdown(boards([entry("a|b<script>*", 0, measured(0.9, 0.3, 50.0))]))
-    assert text.splitlines()[2].startswith("| a\\|b&lt;script>\\* \\* | 90.0 | 30.0 | 50.0 | 1 | 1 TRUSTWORTHY |")
+    assert text.splitlines()[2].startswith(
+        "| a\\|b&lt;script>\\* \\* | 90.0 | 30.0 | 50.0 | 1 | 1 TRUSTWORTHY |"
+    )
 
 
 def test_a_page_stands_alone() -> None:
@@ -115,9 +117,12 @@ def test_an_entry_holds_all_and_its_hash(trained: Path, tmp_path: Path) -> None:
     assert (found.seed, found.name) == (3, path.stem)
     assert found.content["weights"]
     assert found.content["commands"][0].startswith(
-        "holdfast train plain --seed 3 --set data.train_images=60 --set defense.loss.margin=0.3 --set epochs=1"
+        "holdfast train plain --seed 3 --set data.train_images=60 --set defense.loss.margin=0.3 --set epochs"
     )
-    assert "--suite core --norm linf --eps 0.2 --precision fp32 --queries 40" in found.content["commands"][1]
+    assert (
+        "--suite core --norm linf --eps 0.2 --steps 1 --alpha 0.1 --precision fp32 --queries 40"
+        in found.content["commands"][1]
+    )
     assert {r["attack"] for r in found.records} == {"none", "CA+", "CA-", "ES"}
     (board,) = boards([found])
     assert board.rows[0].mean("clean") is not None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,10 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from holdfast.config import from_plain, to_plain
+from holdfast.data import DataSplit, ImageSet
 from holdfast.errors import InvalidArgument, MissingExtra, UnknownName
 from holdfast.functional.distance import Euclidean
 from holdfast.losses import PML, FromPML, LearnedPML, LiftedStructure
+from holdfast.recipes import recipe
 from holdfast.rng import seeded, stream
+from holdfast.training import train
 
 LABELS = torch.tensor([0, 1, 2, 0]).repeat_interleave(2)
 
@@ -168,6 +173,17 @@ def test_settings_are_plain_data_and_objects_are_not() -> None:
         to_plain(FromPML(Spread()))
     with pytest.raises(InvalidArgument, match="use PML"):
         from_plain({"type": "FromPML", "loss": "Spread"}, {"FromPML": FromPML})
+
+
+def test_an_object_trains_where_nothing_is_stored(stand_in: None, tmp_path: Path) -> None:
+    plain = recipe("plain")
+    run = replace(plain, epochs=1, defense=replace(plain.defense, loss=FromPML(Spread()), miner=None))
+    x = torch.rand(40, 1, 8, 8, generator=stream(0))
+    images = ImageSet(x, torch.arange(40) % 4, "random")
+    result = train(run, DataSplit(images, images, "random", "closed"))
+    assert result.steps > 0
+    with pytest.raises(InvalidArgument, match="Spread"):  # a folder keeps settings, which an object is not
+        train(run, DataSplit(images, images, "random", "closed"), folder=tmp_path / "run")
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, z: Tensor) -> None:

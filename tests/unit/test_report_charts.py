@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,23 @@ def test_a_query_is_not_its_own_neighbour_and_cosine_ignores_length() -> None:
     q: dict[str, Any] = {"query_z": far, "query_y": y[:1], "ids": np.array([9]), **own}
     assert space.lost(EmbeddingMap(distance="Cosine", **q), far).tolist() == [False]
     assert space.lost(EmbeddingMap(distance="Euclidean", **q), far).tolist() == [True]
+
+
+def test_a_map_shows_the_queries_that_the_attack_saw() -> None:
+    m = a_map()
+    half = m.moved[1].z.copy()
+    half[::2] = np.nan  # the worst case was searched for every other query
+    part = replace(m, moved=(m.moved[0], replace(m.moved[1], z=half), Moved("GTM", "linf", 0.2, half[::-1])))
+    run = a_run(maps=part)
+    at = strength([run])
+    shown, attacks = space.covered(part, space.chosen(part, at))
+    assert {a.attack for a in attacks} == {"LTM", "ES"}  # GTM saw the other half
+    assert shown.ids.tolist() == [1, 3, 5, 7, 9, 11]
+    assert all(np.isfinite(a.z).all() for a in attacks)
+    html = space.section([run], at)
+    assert "LTM carries 6 of 6 drawn queries of r" in html
+    for spec in specs(html):
+        check(spec)
 
 
 def test_many_classes_are_grey_and_poor_maps_are_told() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, Any
 
 import typer
 
 from .._version import __version__
-from ..errors import HoldfastError, near
+from ..errors import HoldfastError, HoldfastWarning, near
 from . import (
     audit,
     bench,
@@ -20,13 +21,14 @@ from . import (
     evaluate,
     export,
     init,
+    leaderboard,
     listing,
     plan,
     quickstart,
     report,
     train,
 )
-from .output import say_error
+from .output import say, say_error
 
 app = typer.Typer(
     name="holdfast",
@@ -48,6 +50,7 @@ app.command("report")(report.report_command)
 app.command("export")(export.export_command)
 app.command("audit")(audit.audit_command)
 app.command("bench")(bench.bench_command)
+app.command("leaderboard")(leaderboard.leaderboard_command)
 app.command("list")(listing.list_command)
 app.command("doctor")(doctor.doctor_command)
 
@@ -70,8 +73,19 @@ def _common(
 def main() -> None:
     """Run the command line."""
     as_json = "--json" in sys.argv
+    told, raw = set[str](), warnings.showwarning
+
+    def warn(message: Warning | str, category: type[Warning], *where: Any) -> None:
+        if not issubclass(category, HoldfastWarning):
+            raw(message, category, *where)
+        elif str(message) not in told:
+            told.add(str(message))
+            say(f"warning: {message}")
+
     try:
-        code = app(prog_name="holdfast", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = warn  # type: ignore[assignment]
+            code = app(prog_name="holdfast", standalone_mode=False)
     except _CAUGHT as error:
         say_error(error, as_json, _usage_hint(error))
         sys.exit(2)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,7 @@ from ..encoders import ENCODERS
 from ..errors import DataError, InvalidArgument, UnknownName, near
 from ..runs import allowed_types
 from ..search import PGD
-from ..threat import L2Threat, LinfThreat
-from ..training import Run
+from ..training import Run, with_radius
 
 ALIASES: Mapping[str, str] = {
     "epochs": "epochs",
@@ -40,7 +39,7 @@ def changed(run: Run, flags: Mapping[str, Any], sets: Sequence[str]) -> Run:
             raise UnknownName("encoder", name, ENCODERS)
         run = replace(run, encoder=_build(name))
     if flags.get("eps") is not None:
-        run = _with_eps(run, radius(flags["eps"], run.threat.norm))
+        run = with_radius(run, radius(flags["eps"], run.threat.norm))
     if flags.get("steps") is not None:
         run = _with_steps(run, flags["steps"])
     for flag, path in ALIASES.items():
@@ -110,19 +109,6 @@ def _build(name: str) -> Any:
         raise InvalidArgument("encoder", "one that can be built without further settings", name) from None
 
 
-def _with_eps(run: Run, eps: float) -> Run:
-    factor = eps / run.threat.eps if run.threat.eps > 0 else 1.0
-
-    def change(part: Any) -> Any:
-        if isinstance(part, LinfThreat | L2Threat):
-            return replace(part, eps=eps)
-        if isinstance(part, PGD) and isinstance(part.alpha, float):
-            return replace(part, alpha=part.alpha * factor)
-        return part
-
-    return replace(run, threat=change(run.threat), defense=everywhere(run.defense, change))
-
-
 def _with_steps(run: Run, steps: int) -> Run:
     found: list[PGD] = []
 
@@ -135,22 +121,10 @@ def _with_steps(run: Run, steps: int) -> Run:
         )
         return replace(part, steps=steps, alpha=longer)
 
-    defense = everywhere(run.defense, change)
+    defense = config.everywhere(run.defense, change)
     if not found:
         raise InvalidArgument("steps", f"a recipe with a search; {run.name} has none", steps)
     return replace(run, defense=defense)
-
-
-def everywhere(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Apply a change to every part of a nested frozen value, the innermost first."""
-    if isinstance(value, tuple):
-        return tuple(everywhere(item, change) for item in value)
-    if not is_dataclass(value) or isinstance(value, type):
-        return value
-    parts = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
-    new = {name: everywhere(part, change) for name, part in parts.items()}
-    changed = {name: part for name, part in new.items() if part is not parts[name]}
-    return change(replace(value, **changed) if changed else value)
 
 
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}

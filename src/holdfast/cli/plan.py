@@ -17,7 +17,7 @@ from ..runs import STEPS, allowed_types, default_search, machine
 from ..search import PGD, Precision
 from ..training import Run
 from . import complete
-from .options import changed, everywhere, seconds, use_threads
+from .options import changed, seconds, use_threads
 from .output import live, print_json, print_text
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def search_steps(run: Run) -> int:
             found.append(part.steps)
         return part
 
-    everywhere(run.defense, look)
+    config.everywhere(run.defense, look)
     return max(found)
 
 

@@ -116,7 +116,7 @@ def add(run: str | Path, folder: str | Path) -> Path:
         "name": name,
         "recipe": recipe,
         "seed": opened.run.seed,
-        "commands": _commands(opened.run.name, changes, opened.run.seed, name, records),
+        "commands": _commands(opened.path, opened.run.name, changes, opened.run.seed, name),
         "version": meta["version"],
         "machine": meta["machine"],
         "created": meta["created"],
@@ -188,23 +188,21 @@ def _changes(defaults: Any, run: Any) -> list[str]:
     return [f"{p}={now.get(p)}" for p in sorted(paths) if p != "seed" and p.rpartition(".")[2] not in LOCAL]
 
 
-def _commands(
-    recipe: str, changes: Sequence[str], seed: int, name: str, records: Sequence[Record]
-) -> list[str]:
+def _commands(run: Path, recipe: str, changes: Sequence[str], seed: int, name: str) -> list[str]:
     """Return the commands that give these numbers again."""
     sets = "".join(f" --set {change}" for change in changes)
-    whole = max(r["n"] for r in records)
-    asked: dict[tuple[str, str, float, str], int] = {}
-    for r in records:
-        if r["state"] == "attacked" and r["attack"] != "REPAIRED":
-            key = (r["suite"], r["norm"], r["eps"], r["precision"])
-            asked[key] = max(r["n"], asked.get(key, 0))
-    evaluated = [
-        f"holdfast evaluate runs/{name} --suite {suite} --norm {norm} --eps {eps:.9g} --precision {precision}"
-        + f" --queries {n}" * (n < whole)
-        for (suite, norm, eps, precision), n in sorted(asked.items())
-    ]
-    return [f"holdfast train {recipe} --seed {seed}{sets} --out runs/{name}", *evaluated]
+    evaluated = []
+    for path in sorted(run.glob("evaluations/*/settings.json")):
+        told = read_json(path)
+        threat, search = told["threat"], told["search"]
+        words = {
+            "suite": told["suite"], "norm": "l2" if threat["type"] == "L2Threat" else "linf",
+            "eps": f"{threat['eps']:.9g}", "steps": search.get("steps"), "alpha": search.get("alpha"),
+            "seed": told["seed"] or None, "precision": told["precision"], "queries": told.get("queries"),
+        }  # fmt: skip
+        given = " ".join(f"--{word} {value}" for word, value in words.items() if value is not None)
+        evaluated.append(f"holdfast evaluate runs/{name} {given}")
+    return [f"holdfast train {recipe} --seed {seed}{sets} --out runs/{name}", *sorted(evaluated)]
 
 
 def _scrubbed(value: Any) -> Any:

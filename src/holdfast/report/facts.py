@@ -121,7 +121,7 @@ def _attacked(run: RunFolder, at: Strength | None, *, scored: bool = False) -> l
 
 
 def benign(run: RunFolder, fingerprint: str = "") -> dict[str, Record]:
-    """Return the metrics of the unattacked run; of one evaluation, with its fingerprint, where it has them."""
+    """Return the metrics of the unattacked run; of the named evaluation where it has them."""
     found = [r for r in run.records if r["attack"] == "none"]
     found.sort(key=lambda r: bool(fingerprint) and r["fingerprint"] == fingerprint)
     return {r["metric"]: r for r in found}

@@ -53,7 +53,10 @@ class Exhibit:
 
 @dataclass(frozen=True, eq=False)
 class Moved:
-    """Where one attack at one strength moved the embeddings of the queries of a map: ``z`` is (q, e)."""
+    """Where one attack at one strength moved the embeddings of the queries of a map.
+
+    ``z`` is (q, e); the row of a query that the attack did not see is NaN.
+    """
 
     attack: str
     norm: str
@@ -293,7 +296,8 @@ def _map(folder: Path, notes: list[str]) -> EmbeddingMap | None:
             stale += 1
             continue
         norm, z = str(b.get("norm", "linf")), b["attacked_z"].astype(np.float32)
-        moved.append(Moved(label_of(file.stem), norm, float(b["eps"]), np.nan_to_num(z)))
+        z[~np.isfinite(z).all(1)] = np.nan
+        moved.append(Moved(label_of(file.stem), norm, float(b["eps"]), z))
     if stale:
         notes.append(f"Arrows of the map left out: {stale} files are of another sample of queries")
     return EmbeddingMap(

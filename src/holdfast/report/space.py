@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,7 +75,7 @@ def _run(run: RunFolder, at: Strength | None, prefix: str, *, twice: bool) -> st
     m = run.maps
     if m is None or not len(m.query_z) or not len(m.gallery_z):
         return missing("No embeddings were stored with this run.")
-    attacks = chosen(m, at)
+    m, attacks = covered(m, chosen(m, at))
     if not attacks:
         return missing("Where attacked queries went was not stored, so there are no arrows.") + _chart(
             run, m, principal(m, []), [], f"{prefix}-pca"
@@ -98,12 +99,29 @@ def chosen(m: EmbeddingMap, at: Strength | None) -> list[Moved]:
     if not here and moved:
         largest = max(a.eps for a in moved)
         here = [a for a in moved if a.eps == largest]
-    left = {a.attack: int(lost(m, a.z).sum()) for a in here}
+    here = [a for a in here if _seen(a).any()]
+    left = {a.attack: float(lost(m, a.z)[_seen(a)].mean()) for a in here}
     return sorted(here, key=lambda a: (-left[a.attack], a.attack))[:ATTACKS]
 
 
+def _seen(attack: Moved) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(attack.z).all(1))
+
+
+def covered(m: EmbeddingMap, attacks: Sequence[Moved]) -> tuple[EmbeddingMap, list[Moved]]:
+    """Return the map of the queries that the first attack saw, and the attacks that saw all of these."""
+    if not attacks:
+        return m, []
+    rows = np.flatnonzero(_seen(attacks[0]))
+    part = replace(m, query_z=m.query_z[rows], query_y=m.query_y[rows], ids=m.ids[rows])
+    return part, [replace(a, z=a.z[rows]) for a in attacks if _seen(a)[rows].all()]
+
+
 def lost(m: EmbeddingMap, z: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Say for each query at ``z`` (q, e) whether the nearest stored gallery image is of another class."""
+    """Say for each query at ``z`` (q, e) whether the nearest stored gallery image is of another class.
+
+    Rows of ``z`` that are NaN say nothing.
+    """
     return np.asarray(m.gallery_y[_nearest(m, z)] != m.query_y)
 
 

@@ -21,6 +21,10 @@ ATTACKS: Mapping[str, tuple[str, str]] = {
     ),
     "QA+": ("query raises an image", "changes the query so that chosen, unrelated images come up."),
     "QA-": ("query sinks an image", "changes the query so that images that belong on top go down."),
+    "HUB": (
+        "make a hub",
+        "changes one gallery image so that it stands among the first results of many queries.",
+    ),
     "TMA": (
         "targeted mismatch",
         "changes the query so that it looks to the model like one chosen other image.",
@@ -130,6 +134,7 @@ METRICS: Mapping[str, str] = {
     "kendall": "agreement with the chosen order (Kendall's tau)",
     "accuracy": "pairs that swapped places",
     "shift": "distance that the embedding moved",
+    "hub": "share of queries that list the image",
     "map": "mean average precision",
     "map@r": "mean average precision at R",
     "map@10": "mean average precision at 10",
@@ -139,7 +144,7 @@ METRICS: Mapping[str, str] = {
 }
 _SHARES = (
     *("recall@", "map", "nmi", "rank", "kept_rank", "accuracy", "retain@", "precision@"),
-    *("flip", "majority", "purity", "ami", "ari"),
+    *("hub", "flip", "majority", "purity", "ami", "ari"),
 )
 
 

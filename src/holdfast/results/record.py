@@ -23,7 +23,8 @@ from ..files import append_lines, read_lines
 
 SCHEMA = 1
 _SHARE = re.compile(
-    r"(recall|precision|retain)@\d+|map|map@(r|\d+)|rank|flip( from .+)?|majority|(nmi|purity|accuracy)(-t)?"
+    r"(recall|precision|retain)@\d+|map|map@(r|\d+)|rank|hub|flip( from .+)?|majority|"
+    r"(nmi|purity|accuracy)(-t)?"
 )
 
 

@@ -4,7 +4,7 @@ from .checkpoint import Checkpoint
 from .engine import Adam, Engine, pick_device
 from .group import Alone
 from .guard import CollapseGuard
-from .run import Run
+from .run import Run, with_radius
 from .spread import spread_over
 from .trainer import TrainResult, preflight, train
 
@@ -20,4 +20,5 @@ __all__ = [
     "preflight",
     "spread_over",
     "train",
+    "with_radius",
 ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
+from ..config import everywhere
 from ..data import DataSource, PairSampler
 from ..data.augment import Augment
 from ..data.sampler import MPerClass
@@ -13,6 +14,7 @@ from ..defenses import FreeTraining
 from ..encoders import EncoderSpec, SmallCNN
 from ..errors import InvalidArgument
 from ..functional.distance import Euclidean
+from ..search import PGD
 from ..threat import L2Threat, LinfThreat
 from ..types import Defense, PairwiseDistance
 from .engine import Adam
@@ -113,3 +115,17 @@ def _parts(value: Any) -> Iterator[Any]:
     elif isinstance(value, tuple):
         for one in value:
             yield from _parts(one)
+
+
+def with_radius(run: Run, eps: float) -> Run:
+    """Return a run with another radius everywhere, and the step lengths of its searches scaled with it."""
+    factor = eps / run.threat.eps if run.threat.eps > 0 else 1.0
+
+    def change(part: Any) -> Any:
+        if isinstance(part, LinfThreat | L2Threat):
+            return replace(part, eps=eps)
+        if isinstance(part, PGD) and isinstance(part.alpha, float):
+            return replace(part, alpha=part.alpha * factor)
+        return part
+
+    return replace(run, threat=change(run.threat), defense=everywhere(run.defense, change))

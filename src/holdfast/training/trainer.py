@@ -152,7 +152,8 @@ class _Job:
         on_line: Callable[[Line], None] | None,
         group: Alone,
     ) -> None:
-        self.run, self.settings, self.group = run, settings_hash(run), group
+        self.run, self.group = run, group
+        self.settings = settings_hash(run) if folder else ""  # objects of other packages are no settings
         self.count = run.defense.count if isinstance(run.defense, Processes) else 1
         if self.count % group.world:
             need = f"a number of parts that {group.world} processes divide"
