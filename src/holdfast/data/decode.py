@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..errors import CorruptFile
+from ..errors import CorruptFile, DataError
+from .paths import plain_file
 
 PIXEL_LIMIT = 1 << 26
 """Most pixels that are decoded, read from the header; below the number at which Pillow warns."""
@@ -18,12 +19,15 @@ PIXEL_LIMIT = 1 << 26
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 """The only decoders that are tried, whatever a file is called; of a moving image the first frame counts."""
 
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-_ERRORS = (
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BROKEN = (
     UnidentifiedImageError, SyntaxError, ValueError, OSError, EOFError, struct.error, zlib.error, TypeError,
     KeyError, IndexError, AttributeError, OverflowError, MemoryError, RuntimeError,
 )  # fmt: skip
+"""What Pillow raises for damaged files."""
 
+_BAND = 1 << 22
+"""Pixels whose colours are changed at a time: large pictures stay below four of their size in memory."""
 
 DRAFT = 4
 """A draft of a JPEG is read at the smallest size that still has so many times the side asked for."""
@@ -54,8 +58,14 @@ def decode(path: str | Path, side: int, *, upright: bool = False, draft: bool = 
     Raises
     ------
     CorruptFile
-        If the file is gone, cut off, of no known format, or has more than :data:`PIXEL_LIMIT` pixels.
+        If the file is gone, no plain file, cut off, of no known format, or has more than :data:`PIXEL_LIMIT`
+        pixels.
     """
+    try:
+        plain_file(path)
+    except DataError as error:
+        gone = "it is no plain file, or was there when the data set was loaded, and is gone"
+        raise CorruptFile(path, None, gone) from error
     try:
         with Image.open(path, formats=FORMATS) as image:
             width, height = image.size
@@ -68,13 +78,11 @@ def decode(path: str | Path, side: int, *, upright: bool = False, draft: bool = 
             return _rgb(seen).resize((side, side), Image.Resampling.BILINEAR)
     except CorruptFile:
         raise
-    except _BOMBS as error:
+    except BOMBS as error:
         raise CorruptFile(path, None, f"too many pixels, limit is {PIXEL_LIMIT}: {error}") from error
-    except FileNotFoundError as error:
-        raise CorruptFile(path, None, "it was there when the data set was loaded, and is gone") from error
     except UnidentifiedImageError as error:
         raise CorruptFile(path, None, f"no image of the formats {', '.join(FORMATS)}") from error
-    except _ERRORS as error:
+    except BROKEN as error:
         raise CorruptFile(path, None, f"damaged image: {error}") from error
 
 
@@ -95,6 +103,17 @@ def pixels(
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    width, height = image.size
+    rows = max(1, _BAND // max(width, 1))
+    if height <= rows or not (image.mode.startswith("I") or image.has_transparency_data):
+        return _coloured(image)
+    whole = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        whole.paste(_coloured(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return whole
+
+
+def _coloured(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion would clip it
         deep = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
         image = Image.fromarray(deep.astype(np.uint8))

@@ -11,7 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CorruptFile, DataError
+from ..errors import CorruptFile
+from .paths import most_unpacked, plain_file
 
 _DTYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 _CHUNK = 1 << 20
@@ -27,8 +28,9 @@ def read_idx(path: str | Path, limit: int = 4 << 30) -> NDArray[Any]:
     path
         The file.
     limit
-        Largest array accepted, in bytes. The header is checked against it before any data are read, and no
-        more is read, or unpacked, than the header promises.
+        Largest array accepted, in bytes; of a gzipped file at most
+        :func:`~holdfast.data.paths.most_unpacked`. The header is checked against it before any data are read,
+        and no more is read, or unpacked, than the header promises.
 
     Returns
     -------
@@ -38,7 +40,7 @@ def read_idx(path: str | Path, limit: int = 4 << 30) -> NDArray[Any]:
     Raises
     ------
     DataError
-        If the file does not exist.
+        If the file does not exist, or is a folder, a pipe or a device.
     CorruptFile
         If it is not IDX, is damaged or cut off, promises more than ``limit``, or goes on after the data.
         Offsets in a gzipped file count unpacked bytes.
@@ -48,16 +50,14 @@ def read_idx(path: str | Path, limit: int = 4 << 30) -> NDArray[Any]:
     LeCun, Cortes and Burges, "The MNIST database", section *File formats*.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not packed:
-                return _parse(raw, path, limit)
-            with gzip.GzipFile(fileobj=raw) as unpacked:
-                return _parse(unpacked, path, limit)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: no such file") from error
+    size = plain_file(path)
+    with path.open("rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+        raw.seek(0)
+        if not packed:
+            return _parse(raw, path, limit)
+        with gzip.GzipFile(fileobj=raw) as unpacked:
+            return _parse(unpacked, path, min(limit, most_unpacked(size)))
 
 
 def _parse(handle: Readable, path: Path, limit: int) -> NDArray[Any]:

@@ -12,10 +12,12 @@ from typing import Any, ClassVar
 
 from ..errors import CorruptFile, DataError, InvalidArgument, MissingExtra
 from .base import DataSplit, Protocols
+from .paths import TEXT_LIMIT, plain_file, shown
 from .source import FileSource, Listed
 
 COLUMNS = ("path", "label", "split")
 _PARQUET = (".parquet", ".pq")
+_ROWS = 1 << 24  # of a Parquet table; a few bytes can promise any number
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,10 @@ class Manifest(FileSource):
         rows, seen = [], set[str]()
         for place, (image, label, side) in read(path):
             if not image or not label or side not in ("train", "test"):
-                got = f"{image!r}, {label!r}, {side!r}"
+                got = ", ".join(repr(shown(cell)) for cell in (image, label, side))
                 raise CorruptFile(path, None, f"{place}: need a path, a label, and train or test, got {got}")
             if image in seen:
-                raise DataError(f"{path}: {place}: {image!r} is listed twice")
+                raise DataError(f"{path}: {place}: {shown(image)!r} is listed twice")
             seen.add(image)
             rows.append(Listed(image, label, side == "test"))
         return self._split(path.parent, rows, {row.key: str(row.key) for row in rows}, self.protocol)
@@ -92,6 +94,7 @@ Row = tuple[str, Sequence[str]]  # where it stands; path, label, split
 
 
 def _csv(path: Path) -> Iterator[Row]:
+    plain_file(path, TEXT_LIMIT)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -119,6 +122,8 @@ def _parquet(path: Path) -> Iterator[Row]:
     try:
         file = parquet.ParquetFile(path)
         _places(path, list(file.schema_arrow.names))
+        if file.metadata.num_rows > _ROWS:
+            raise CorruptFile(path, None, f"{file.metadata.num_rows} rows, limit is {_ROWS}")
         columns = file.read(columns=list(COLUMNS)).to_pydict()
     except CorruptFile:
         raise
@@ -130,5 +135,5 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _places(path: Path, header: Sequence[str]) -> list[int]:
     if any(header.count(name) != 1 for name in COLUMNS):
-        raise CorruptFile(path, 0, f"need the columns {', '.join(COLUMNS)} once each, got {list(header)}")
+        raise CorruptFile(path, 0, f"need the columns {', '.join(COLUMNS)} once each, got {shown(list(header))}")
     return [header.index(name) for name in COLUMNS]

@@ -13,18 +13,21 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from ..errors import CorruptFile, DataError, InvalidArgument
 from .base import DataSplit, ImageSet
+from .decode import BOMBS, BROKEN
+from .paths import most_unpacked, plain_file, shown
 
 _MEMBER_LIMIT = 1 << 20  # bytes of one drawing; the real ones have about 400
 _SIDE_LIMIT = 2048  # pixels
+_PIXELS = 1 << 29  # of all drawings that are read; those of the largest published archive have 2.1e8
+_DRAWINGS = 100_000
 _ARCHIVES = ("images_background_small1.zip", "images_background_small2.zip")
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError)
 _DIRECTORY_ERRORS = (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error)
-_PNG_ERRORS = (UnidentifiedImageError, SyntaxError, ValueError, OSError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -114,15 +117,25 @@ def _places(root: str | Path) -> list[Path]:
 
 def _read(path: Path, alphabets: Sequence[str], size: int) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     """Return images (n, 1, size, size), labels (n,) from 0, and the class names."""
+    size_of_file = plain_file(path)
     try:
         with zipfile.ZipFile(path) as archive:
+            _weigh(archive, path, size_of_file)
             drawings = sorted(_drawings(archive, path), key=lambda pair: pair[0])
             present = {parts[0] for parts, _ in drawings}
             absent = sorted(set(alphabets) - present)
             if absent:
                 raise DataError(f"{path}: there is no alphabet {absent}; present are {sorted(present)}")
             drawings = [pair for pair in drawings if pair[0][0] in alphabets]
-            x = np.stack([_decode(archive, path, info, size) for _, info in drawings])
+            left = _PIXELS
+            for place, (_, info) in enumerate(drawings):
+                image, seen = _decode(archive, path, info, size)
+                left -= seen
+                if left < 0:
+                    raise CorruptFile(path, None, f"its drawings have more than {_PIXELS} pixels in all")
+                if not place:
+                    x = np.empty((len(drawings), size, size), dtype=np.uint8)
+                x[place] = image
     except DataError:
         raise
     except _DIRECTORY_ERRORS as error:
@@ -134,22 +147,35 @@ def _read(path: Path, alphabets: Sequence[str], size: int) -> tuple[Tensor, Tens
     return torch.from_numpy(x).float().div_(255)[:, None], y, names
 
 
+def _weigh(archive: zipfile.ZipFile, path: Path, size: int) -> None:
+    """Refuse an archive that unpacks to far more than it is, or that holds a name twice."""
+    members = archive.infolist()
+    if len(members) > _DRAWINGS:
+        raise CorruptFile(path, None, f"{len(members)} members, limit is {_DRAWINGS}")
+    total, most = sum(info.file_size for info in members), most_unpacked(size)
+    if total > most:
+        raise CorruptFile(path, None, f"unpacks to {total} bytes, limit is {most}")
+    names = [info.filename for info in members]
+    if len(set(names)) < len(names):
+        raise CorruptFile(path, None, "a member comes twice")
+
+
 def _drawings(archive: zipfile.ZipFile, path: Path) -> Iterator[tuple[tuple[str, str, str], zipfile.ZipInfo]]:
     """Yield (alphabet, character, file) and the member of every drawing."""
     for info in archive.infolist():
         parts = PurePosixPath(info.filename).parts
         unsafe = info.filename.startswith("/") or ".." in parts or any(c in info.filename for c in "\\:\0")
         if unsafe:
-            raise CorruptFile(f"{path}!{info.filename}", None, "unsafe member name")
+            raise CorruptFile(f"{path}!{shown(info.filename)}", None, "unsafe member name")
         if len(parts) == 4 and parts[0] != "__MACOSX" and parts[3].endswith(".png"):
             yield (parts[1], parts[2], parts[3]), info
 
 
 def _decode(
     archive: zipfile.ZipFile, path: Path, info: zipfile.ZipInfo, size: int
-) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """Return one drawing as (size, size) bytes, strokes 255."""
-    member = f"{path}!{info.filename}"
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.uint8]], int]:
+    """Return one drawing as (size, size) bytes, strokes 255, and how many pixels it has in the file."""
+    member = f"{path}!{shown(info.filename)}"
     if info.file_size > _MEMBER_LIMIT:
         raise CorruptFile(member, None, f"unpacks to {info.file_size} bytes, limit is {_MEMBER_LIMIT}")
     try:
@@ -164,9 +190,10 @@ def _decode(
                     member, None, f"image of {image.size} pixels, limit is {_SIDE_LIMIT} a side"
                 )
             grey = image.convert("L")
+            seen = image.size[0] * image.size[1]
     except CorruptFile:
         raise
-    except (*_PNG_ERRORS, Image.DecompressionBombError) as error:
+    except (*BROKEN, *BOMBS) as error:
         raise CorruptFile(member, None, f"damaged PNG: {error}") from error
     strokes = Image.fromarray(255 - np.asarray(grey, dtype=np.uint8))
-    return np.asarray(strokes.resize((size, size), Image.Resampling.BOX), dtype=np.uint8)
+    return np.asarray(strokes.resize((size, size), Image.Resampling.BOX), dtype=np.uint8), seen

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import hashlib
+import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +19,13 @@ from numpy.typing import NDArray
 from ..errors import CorruptFile, DataError, InvalidArgument, UnknownName
 from ..files import read_arrays
 from .mnist import MNIST, FashionMNIST
+from .paths import TEXT_LIMIT, most_unpacked, plain_file, unpacked
 
 Array = NDArray[Any]
 _MOST = 1 << 29  # numbers in a dense table, 4 GiB of float64
 _PACKED = ("", ".bz2", ".gz")
+_HUGE = 1e150  # squares of larger numbers are none
+_WHOLE = 2.0**53  # labels beyond it are not told apart in float64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -169,6 +175,11 @@ def _scaled(
 ) -> Table:
     from sklearn.preprocessing import MinMaxScaler
 
+    for side, x in (("train", x_train), ("test", x_test)):
+        if x.size and not np.abs(x).max() < _HUGE:  # NaN is not below it either
+            raise DataError(f"{name}: need finite numbers below {_HUGE:g} in {side}, to be scaled")
+    if not x_train.size or not x_test.size:
+        raise DataError(f"{name}: need rows and columns on both sides, got {x_train.shape}, {x_test.shape}")
     scaler = MinMaxScaler().fit(x_train)
     parts = {"x_train": scaler.transform(x_train), "x_test": scaler.transform(x_test)}
     how = f"{origin}; MinMaxScaler fitted on train"
@@ -232,15 +243,28 @@ def _svmlight(paths: Sequence[Path], d: int) -> tuple[list[Array], list[Array]]:
 
     x, y = [], []
     for path in paths:
+        limit = most_unpacked(plain_file(path, TEXT_LIMIT))
         try:
-            rows, labels = load_svmlight_file(str(path), n_features=d, zero_based=False)
-        except (ValueError, OSError, EOFError, zlib.error, OverflowError) as error:
+            text = io.BytesIO(_text(path, limit))
+            rows, labels = load_svmlight_file(text, n_features=d, zero_based=False)
+        except CorruptFile:
+            raise
+        except (ValueError, TypeError, IndexError, OSError, EOFError, zlib.error, OverflowError) as error:
             raise CorruptFile(path, None, f"need LIBSVM text of {d} features ({error})") from error
-        if not len(labels) or (labels != np.round(labels)).any():
+        if not len(labels) or not (np.abs(labels) < _WHOLE).all() or (labels != np.round(labels)).any():
             raise CorruptFile(path, None, "need rows with whole numbers as labels")
+        if 8 * d * len(labels) > limit:
+            raise CorruptFile(path, None, f"{len(labels)} rows of {d} features, more than its size allows")
         x.append(rows.toarray())
         y.append(labels.astype(np.int64))
     return x, y
+
+
+def _text(path: Path, limit: int) -> bytearray:
+    """Return the text of a file, unpacked as its name says."""
+    opens: Any = {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)
+    with opens(path, "rb") as handle:
+        return unpacked(handle, path, limit)
 
 
 def _images(source: type[MNIST] | type[FashionMNIST]) -> Callable[[str | Path | None], Table]:
@@ -261,7 +285,8 @@ def _coded(labels: Array) -> tuple[Array, tuple[str, ...]]:
     """Return codes and names of labels that may be text; whole numbers stay what they are."""
     if labels.dtype.kind in "iu":
         return labels.astype(np.int64), ()
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all():
+    whole = labels.dtype.kind == "f" and bool((np.abs(labels) < _WHOLE).all())
+    if whole and (labels == np.round(labels)).all():
         return labels.astype(np.int64), ()
     names, codes = np.unique(labels.astype(str), return_inverse=True)
     return codes.astype(np.int64), tuple(str(n) for n in names)
@@ -271,14 +296,22 @@ def _csv(where: str) -> Table:
     text, _, column = where.partition("#")
     path = Path(text)
     try:
+        plain_file(path, TEXT_LIMIT)
+    except CorruptFile:
+        raise
+    except DataError as error:
+        raise DataError(f"{error}; csv: needs the path of a CSV file") from error
+    try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: no such file; csv: needs the path of a CSV file") from error
     except (UnicodeDecodeError, OSError) as error:
         raise CorruptFile(path, None, f"need text in UTF-8 ({error})") from error
     head = lines[0] if lines else ""
     mark = next((c for c in (",", ";", "\t") if c in head), ",")
-    rows = [(i, row) for i, row in enumerate(csv.reader(lines, delimiter=mark), start=1) if row]
+    reader = csv.reader(lines, delimiter=mark)
+    try:
+        rows = [(i, row) for i, row in enumerate(reader, start=1) if row]
+    except csv.Error as error:
+        raise CorruptFile(path, None, f"line {reader.line_num}: {error}") from error
     if not rows:
         raise CorruptFile(path, 0, "need rows of numbers, the file is empty")
     names = [cell.strip() for cell in rows[0][1]]
@@ -318,9 +351,10 @@ def _is_number(cell: str) -> bool:
 
 def _npz(path: Path) -> Table:
     try:
-        arrays = read_arrays(path)
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise DataError(f"{path}: no such file; npz: needs the path of an .npz file") from error
+        plain_file(path)
+    except DataError as error:
+        raise DataError(f"{error}; npz: needs the path of an .npz file") from error
+    arrays = read_arrays(path)
     arrays = {name.lower(): array for name, array in arrays.items()}
     four = ("x_train", "y_train", "x_test", "y_test")
     wanted = four if any(name in arrays for name in four) else ("x", "y")

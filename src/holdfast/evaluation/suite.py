@@ -24,6 +24,7 @@ from ..functional.ranking import chunks
 from ..rng import stream
 from ..search import Precision
 from ..types import ClusterTask, RetrievalTask, Search, Threat
+from .audit import made_by, refuse_outside
 
 _log = logging.getLogger(__name__)
 
@@ -163,6 +164,9 @@ class EntryResult(NamedTuple):
 
 KEEP_BYTES = 2**25
 """Attacked images of one attack are kept up to this size (32 MiB)."""
+LEAST = 8
+"""Fewer queries than these are attacked together with copies of themselves: products of matrices with one to
+three rows are added up in another order, and a short last chunk would differ in its last bits."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +211,8 @@ def run_suite(
 ) -> list[EntryResult]:
     """Run every attack of a suite on every query.
 
-    Where memory runs out in a chunk, the chunk is halved until it fits.
+    Where memory runs out in a chunk, the chunk is halved until it fits. Every image that an attack returns is
+    looked at (:mod:`holdfast.evaluation.audit`), those that are not kept as well.
 
     Parameters
     ----------
@@ -240,6 +245,8 @@ def run_suite(
     ------
     InvalidArgument
         If an attack needs more for a single query; before any begins.
+    HoldfastError
+        If an attack returns an image that the threat does not allow.
     """
     if chunk < 1:
         raise InvalidArgument("chunk", "an integer >= 1", chunk)
@@ -383,6 +390,23 @@ class _Job(NamedTuple):
         return join([self.halving(part.rows(slice(0, middle))), self.halving(part.rows(slice(middle, None)))])
 
     def attack(self, part: RetrievalTask) -> Outcome:
+        """Attack some queries at once, and look at what comes back."""
+        n = len(part)
+        together = torch.arange(LEAST, device=part.z.device) % n if self.memory is None and n < LEAST else None
+        try:
+            outcome = self.strike(part if together is None else part.rows(together))
+        except (MemoryError, RuntimeError) as error:
+            if together is None or not out_of_memory(error):
+                raise
+            outcome = self.strike(part)
+        if len(outcome.z) > n:
+            outcome = taken(outcome, torch.arange(n))
+        placed = getattr(self.threat, "for_rows", None)  # a patch has a place for every query
+        limit = self.threat if placed is None else placed(part.index, self.seed, part.x.shape)
+        refuse_outside(self.entry.label, outcome.x, part.x, limit)
+        return outcome
+
+    def strike(self, part: RetrievalTask) -> Outcome:
         """Attack some queries at once."""
         attack = self.entry.attack
         names: dict[str, Any] = {"seed": self.seed, "label": self.entry.label, "precision": self.precision}
@@ -405,12 +429,14 @@ def _save(path: Path, outcome: Outcome, seconds: float) -> None:
     arrays = {"x": outcome.x, "z": outcome.z}
     arrays |= {f"clean.{k}": v for k, v in outcome.clean.items()}
     arrays |= {f"attacked.{k}": v for k, v in outcome.attacked.items()}
-    write_arrays(path, {"seconds": np.array(seconds), **{k: v.cpu().numpy() for k, v in arrays.items()}})
+    facts = {"seconds": np.array(seconds), "made_by": np.array(made_by(outcome.z.device))}
+    write_arrays(path, {**facts, **{k: v.cpu().numpy() for k, v in arrays.items()}})
 
 
 def _load(path: Path, device: torch.device) -> tuple[Outcome, float]:
     stored = read_arrays(path)
     seconds = float(stored.pop("seconds"))
+    stored.pop("made_by", None)  # files of earlier versions lack it
     arrays = {name: torch.from_numpy(values).to(device) for name, values in stored.items()}
     measures: dict[str, dict[str, torch.Tensor]] = {"clean": {}, "attacked": {}}
     for name, values in arrays.items():

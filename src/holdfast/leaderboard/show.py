@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..report import shell
+from ..report.parts import Cell, table
+from ..report.words import esc
 from .board import MEASURES, Board, Row
 
 MARK = "<!-- leaderboard -->"
@@ -58,5 +61,25 @@ def _plain(text: str) -> str:
 
 
 def page(found: Sequence[Board]) -> str:
-    """Return all boards as one self-contained page with sortable tables."""
-    raise NotImplementedError
+    """Return all boards as one self-contained page with sortable tables, one section for each track."""
+    sections = [
+        shell.Section(f"track-{i}", board.track.words(), _html(board)) for i, board in enumerate(found)
+    ]
+    footer = "Made by Holdfast {version} from hashed records; commands and settings stand in each file."
+    return shell.page("Holdfast leaderboard", f"{len(found)} tracks", sections, footer)
+
+
+def _html(board: Board) -> str:
+    rows = []
+    for row in board.rows:
+        texts = cells(board, row)
+        numbers = [row.mean(measure) for measure in board.measures]
+        parts = [_parted(text) for text in texts[1 : 1 + len(numbers)]]
+        shown = [Cell(a, v, b) for (a, b), v in zip(parts, numbers, strict=True)]
+        rows.append([texts[0], *shown, *texts[1 + len(numbers) :]])
+    return table(head(board), rows, label=board.track.words()) + f'<p class="note">{esc(caption(board))}</p>'
+
+
+def _parted(text: str) -> tuple[str, str]:
+    mean, _, spread = text.partition(" ± ")
+    return mean, f"± {spread}" * bool(spread)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import re
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
-from string import Template
-from typing import NamedTuple
 
 from .. import files
-from .._version import __version__
 from ..errors import MissingExtra, RunError
 from . import (
     believe,
@@ -34,21 +27,13 @@ from . import (
 )
 from .facts import headlines, strength
 from .load import RunFolder, load_runs
-from .parts import json_block, missing
-from .words import esc, join
+from .parts import missing
+from .shell import Section, page
+from .words import join
 
 LIMIT = 7_700_000
 """Bytes of a page; what charts and tables leave of them is for examples."""
 _LEAST = 500_000
-_SPEC = re.compile(r' data-spec="[^"]*"|<script type="application/json" id="spec-\w+">[^<]*</script>')
-
-
-class Section(NamedTuple):
-    """A part of the page: its id, the question it answers, and its HTML."""
-
-    key: str
-    name: str
-    html: str
 
 
 def write_report(runs: Sequence[str | Path], out: str | Path, *, interactive: bool | None = None) -> Path:
@@ -104,39 +89,13 @@ def render(runs: Sequence[RunFolder], library: str = "") -> str:
     ``library`` is the text of Plotly; without it no interactive chart is written.
     """
     sections = _sections(runs, len(library))
-    body = "\n".join(
-        f'<section id="{s.key}" aria-label="{esc(s.name)}"><h2>{esc(s.name)}</h2>\n{s.html}\n</section>'
-        for s in sections
+    return page(
+        "Holdfast report",
+        join([run.label for run in runs]),
+        sections,
+        "Made by Holdfast {version} from the files of the run folders; no model was loaded.",
+        library,
     )
-    body = body if library else _SPEC.sub("", body)
-    script, library = _script(_read("page.js")), _script(library)
-    hashes = [script, *([library] if library else [])]
-    scripts = json_block(dict(charts.CONFIG), "plot-config") if library else ""
-    # kept as text until the first chart comes into view, so that the page opens fast
-    scripts += f'<script type="text/plain" id="plotly">{library}</script>' if library else ""
-    return Template(_read("template.html")).substitute(
-        title=esc("Holdfast report: " + join([run.label for run in runs])),
-        runs=esc(join([run.label for run in runs])),
-        policy=" ".join(f"'sha256-{_hash(text)}'" for text in hashes),
-        style=_read("page.css"),
-        nav="".join(f'<li><a href="#{s.key}">{esc(s.name)}</a></li>' for s in sections),
-        body=body,
-        scripts=f"{scripts}<script>{script}</script>",
-        version=esc(__version__),
-    )
-
-
-def _read(name: str) -> str:
-    return resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _script(text: str) -> str:
-    """Return a script with the line ends that a browser sees, so that its hash is that of these bytes."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _hash(text: str) -> str:
-    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
 
 
 def _sections(runs: Sequence[RunFolder], used: int = 0) -> list[Section]:

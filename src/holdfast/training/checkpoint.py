@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,10 @@ from torch import Tensor, nn
 from ..errors import CorruptFile, RunError
 from ..files import replacing
 
-SCHEMA = 1
+SCHEMA = 2
+"""Files of schema 1, which hold no hash, are read too."""
 _HEALTHY = "healthy."
+_START = "remove it, and --resume trains from the start"
 
 
 @dataclass(frozen=True)
@@ -68,12 +72,13 @@ class Checkpoint:
         restore_state(self.tensors, modules, optimizer)
 
     def save(self, path: Path) -> None:
-        """Write the file at once."""
+        """Write the file at once, with a hash of all that it holds."""
         meta = {"schema": SCHEMA, "step": self.step, "signal": self.signal, "settings": self.settings}
         meta["seconds"] = self.seconds
+        tensors = {**self.tensors, **{f"{_HEALTHY}{name}": value for name, value in self.healthy.items()}}
+        meta["sha256"] = _hash(meta, tensors)
         with replacing(path) as temporary:
-            healthy = {f"{_HEALTHY}{name}": value for name, value in self.healthy.items()}
-            save_file({**self.tensors, **healthy}, temporary, metadata={"holdfast": json.dumps(meta)})
+            save_file(tensors, temporary, metadata={"holdfast": json.dumps(meta)})
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:
@@ -82,27 +87,53 @@ class Checkpoint:
         Raises
         ------
         CorruptFile
-            If it is no safetensors file of ours.
+            If it is no safetensors file of ours, or not what was written: a byte that changed is seen.
         RunError
             If it was written by another schema.
         """
         try:
             with safe_open(path, framework="pt") as file:
-                meta: dict[str, Any] = json.loads((file.metadata() or {}).get("holdfast", "null"))
+                meta: Any = json.loads((file.metadata() or {}).get("holdfast", "null"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
-        except (SafetensorError, json.JSONDecodeError, OSError) as error:
-            raise CorruptFile(path, None, f"need a checkpoint in safetensors form ({error})") from error
+        except (SafetensorError, ValueError, RecursionError, OSError) as error:
+            raise _corrupt(path, f"need a checkpoint in safetensors form ({error})") from error
         if not isinstance(meta, dict) or "schema" not in meta:
-            raise CorruptFile(path, None, "a safetensors file, but not a Holdfast checkpoint")
-        if meta["schema"] != SCHEMA:
+            raise _corrupt(path, "a safetensors file, but not a Holdfast checkpoint")
+        if meta["schema"] not in (1, SCHEMA):
             raise RunError(
                 f"{path}: checkpoint of schema {meta['schema']}, this version reads schema {SCHEMA}; "
                 "train again, or use the version of Holdfast that wrote it"
             )
+        told = meta.pop("sha256", None)
+        if told != _hash(meta, tensors) and not (told is None and meta["schema"] == 1):
+            raise _corrupt(path, "its hash does not fit: it is not what was written")
+        for name, kind in _KINDS.items():
+            if not isinstance(meta.get(name), kind):
+                raise _corrupt(path, f"{name}: need {kind}, got {meta.get(name)!r}")
         healthy = {
-            name.removeprefix(_HEALTHY): tensors.pop(name) for name in list(tensors) if _HEALTHY in name
+            name.removeprefix(_HEALTHY): tensors.pop(name)
+            for name in list(tensors)
+            if name.startswith(_HEALTHY)
         }
         return cls(tensors, meta["step"], meta["signal"], meta["settings"], meta["seconds"], healthy)
+
+
+_KINDS: Mapping[str, Any] = {"step": int, "signal": dict, "settings": str, "seconds": int | float}
+
+
+def _corrupt(path: Path, reason: str) -> CorruptFile:
+    error = CorruptFile(path, None, reason)
+    error.hint = _START
+    return error
+
+
+def _hash(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Return the hash of all that a checkpoint holds: safetensors itself notices no changed number."""
+    found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
+        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def copy_state(modules: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -84,9 +84,7 @@ def in_double(part: RetrievalTask) -> RetrievalTask:
     except RuntimeError:  # weights that are no part of the module: a function around a network
         return part
     g = part.gallery
-    return replace(
-        part, encoder=forward, x=x, z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids)
-    )
+    return replace(part, encoder=forward, x=x, z=part.z.double(), gallery=Gallery(g.z.double(), g.y, g.ids))
 
 
 def with_radius(threat: Threat, eps: float) -> Threat:
