@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -18,6 +20,46 @@ ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 
 torch.set_num_threads(1)
+
+
+def _here(host: object) -> bool:
+    """Whether an address is this machine itself."""
+    if host in (None, "", "localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
+    except ValueError:
+        return False
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_network() -> Any:
+    """Let nothing beyond this machine be reached while tests run."""
+    connect, look_up = socket.socket.connect, socket.getaddrinfo
+
+    def only_here(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _here(address[0]):
+            raise RuntimeError(f"a test asked for the network: {address[0]}")
+        connect(self, address)
+
+    def only_near(host: Any, *more: Any, **others: Any) -> Any:
+        name = host.decode() if isinstance(host, bytes) else host
+        if not _here(name) and not _numeric(name):
+            raise RuntimeError(f"a test asked the network for a name: {name}")
+        return look_up(host, *more, **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", only_here)
+        patch.setattr(socket, "getaddrinfo", only_near)
+        yield
+
+
+def _numeric(host: object) -> bool:
+    try:
+        ipaddress.ip_address(str(host).partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session", params=["copy", "shared"])

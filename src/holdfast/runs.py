@@ -208,6 +208,14 @@ def check_run(run: Run, folder: str | Path, world: int = 1, resume: bool = False
         If the run has a number of parts that ``world`` does not divide.
     """
     folder = Path(folder)
+    try:
+        from_plain(to_plain(run), allowed_types())
+    except UnknownName as error:
+        raise RunError(
+            f"{run.name}: a run folder keeps settings that can be read back, and {error.name!r} is no type of "
+            "the library",
+            hint="train it with holdfast.train(run, split), or make it a part of the library",
+        ) from error
     there = open_run(folder) if (folder / "run.json").exists() else None
     run = spread_over(run, world, there.run if there and resume else None)
     if there is not None:

@@ -195,3 +195,22 @@ def test_the_demonstration_takes_a_part_of_many(
     done = demonstrate(photos, tmp_path / "demo", images=16)
     assert (done.images, done.total, done.classes) == (15, 35, 2)  # one of these is broken
     assert len(list((tmp_path / "demo" / "pictures").rglob("*.png"))) == 15
+
+
+def test_a_class_of_ones_own_is_refused_before_anything_is_written(
+    tmp_path: Path, holdfast: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from dataclasses import dataclass, replace\n"
+        "from holdfast import recipe\n"
+        "from holdfast.losses import Triplet\n\n\n"
+        "@dataclass(frozen=True, kw_only=True)\nclass Steeper(Triplet):\n    steep: float = 2.0\n\n\n"
+        "def run():\n    r = recipe('plain')\n    return replace(r, defense=replace(r.defense, loss=Steeper()))\n",
+        encoding="utf-8",
+    )
+    said = holdfast("train", "mine.py", "--out", "runs/mine")
+    assert said.code == 2
+    assert "'Steeper' is no type of the library" in said.err
+    assert "holdfast.train(run, split)" in said.err
+    assert not (tmp_path / "runs").exists()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..report import shell
 from ..report.parts import Cell, table
-from ..report.words import esc
+from ..report.words import THIN, esc
 from .board import MEASURES, Board, Row
 
 MARK = "<!-- leaderboard -->"
@@ -66,7 +66,7 @@ def page(found: Sequence[Board]) -> str:
         shell.Section(f"track-{i}", board.track.words(), _html(board)) for i, board in enumerate(found)
     ]
     footer = "Made by Holdfast {version} from hashed records; commands and settings stand in each file."
-    return shell.page("Holdfast leaderboard", f"{len(found)} tracks", sections, footer)
+    return shell.page("Holdfast leaderboard", f"{len(found)} track{'s' * (len(found) != 1)}", sections, footer)
 
 
 def _html(board: Board) -> str:
@@ -82,4 +82,4 @@ def _html(board: Board) -> str:
 
 def _parted(text: str) -> tuple[str, str]:
     mean, _, spread = text.partition(" ± ")
-    return mean, f"± {spread}" * bool(spread)
+    return mean, f"±{THIN}{spread}" * bool(spread)

@@ -1,4 +1,4 @@
-"""One self-contained page: sections under headings, one style, one script, and a policy that forbids the rest."""
+"""One self-contained page: sections, one style, one script, and a policy that forbids all else."""
 
 from __future__ import annotations
 
