@@ -340,7 +340,7 @@ def test_the_command_prints_tables_json_and_the_report(holdfast: Call, noise: Pa
     words = ("certify", noise, "--samples", 200, "--queries", 5, "--threads", 1, "--radii", "0.05,0.1")
     code, text, err = holdfast(*words, "--attack")
     assert code == 0, err
-    assert "1 of 5 queries" in err
+    assert err == ""  # over in seconds, so nothing is told of it
     cells = next(re.split(r"\s*│\s*", line)[1:-1] for line in text.splitlines() if "smoothing, sigma" in line)
     assert cells[:2] == ["smoothing, sigma 0.25", "5 of 97"]
     assert cells[6] == "0.001"

@@ -48,7 +48,8 @@ def bench_command(
 
         def on_row(row: Mapping[str, Any]) -> None:
             words = f"{row['case']}, {row['work']}: {row['against']} {_ratio(row)}"
-            progress.step("bench", words, wanted.index(row["case"]), len(wanted))
+            done = wanted.index(row["case"]) if row["case"] in wanted else 0
+            progress.step("bench", words, done, len(wanted))
 
         result = bench(cases, size, rounds=rounds, memory=memory, clock=clock, on_row=on_row)
     name = out / f"bench-{time.strftime('%Y-%m-%d-%H%M%S', time.gmtime())}"

@@ -27,6 +27,7 @@ from . import (
     quickstart,
     report,
     train,
+    verify,
 )
 from .output import say, say_error
 
@@ -47,6 +48,7 @@ app.command("embed")(embed.embed_command)
 app.command("certify")(certify.certify_command)
 app.command("compare")(compare.compare_command)
 app.command("report")(report.report_command)
+app.command("verify")(verify.verify_command)
 app.command("export")(export.export_command)
 app.command("audit")(audit.audit_command)
 app.command("bench")(bench.bench_command)
@@ -84,6 +86,7 @@ def main() -> None:
 
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("always", HoldfastWarning)
             warnings.showwarning = warn  # type: ignore[assignment]
             code = app(prog_name="holdfast", standalone_mode=False)
     except _CAUGHT as error:
