@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint bench docs clean
+.PHONY: demo test test-slow lint bench sbom soak docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed                ## train, attack and report on digits; prints where the report is
@@ -25,6 +25,13 @@ test-slow: $(VENV)/.installed-test      ## minutes of training: the headline ove
 
 bench: $(VENV)/.installed               ## speed ratios, measured side by side in one run
 	$(BIN)/holdfast bench --quick
+
+sbom: $(VENV)/.installed                ## the installed packages with versions, in CycloneDX form: sbom.cdx.json
+	$(PIP) install -c constraints.txt 'cyclonedx-bom>=5'
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible --of JSON -o sbom.cdx.json $(BIN)/python
+
+soak: $(VENV)/.installed                ## memory, files and threads over 10 000 suite chunks and training steps
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py
 
 docs: $(VENV)/.installed-docs           ## the documentation site, in site/
 	NO_MKDOCS_2_WARNING=1 OMP_NUM_THREADS=1 $(BIN)/mkdocs build --quiet --strict
