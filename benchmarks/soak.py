@@ -4,7 +4,8 @@
 
 Memory is the resident set of this process after a full garbage collection, read 40 times in the last three
 quarters of each part; the slope is a least-squares line through these. The first quarter is left out:
-allocators and caches fill up there. The chunks of a suite hold two queries each, stored to disk and joined at the end.
+allocators and caches fill up there. The chunks of a suite hold two queries each, stored to disk and joined
+at the end.
 """  # fmt: skip
 
 from __future__ import annotations

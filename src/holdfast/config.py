@@ -12,12 +12,14 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union
 
 from .errors import DataError, HoldfastError, InvalidArgument, UnknownName
 
 SCALARS = (bool, int, float, str, type(None))
+DEEPEST = 50
+"""Levels of plain data that are read; what :func:`to_plain` writes has fewer than 10."""
 V = TypeVar("V")
 Allowed = Mapping[str, type]
 
@@ -60,14 +62,23 @@ def from_plain(data: Any, allowed: Allowed) -> Any:
     UnknownName
         For a type or field that is not allowed.
     DataError
-        If an allowed type refuses the fields.
+        If an allowed type refuses the fields, a field holds what its annotation does not admit, a number is
+        not finite, or the data are nested more than :data:`DEEPEST` times.
     """
+    return _built(data, allowed, DEEPEST)
+
+
+def _built(data: Any, allowed: Allowed, left: int) -> Any:
+    if left < 0:
+        raise DataError(f"settings: nested more than {DEEPEST} times")
     if isinstance(data, list):
-        return tuple(from_plain(item, allowed) for item in data)
+        return tuple(_built(item, allowed, left - 1) for item in data)
+    if isinstance(data, float) and not math.isfinite(data):
+        raise DataError(f"settings: need finite numbers, got {data}")
     if not isinstance(data, dict):
         return data
     if "type" not in data:
-        return {key: from_plain(item, allowed) for key, item in data.items()}
+        return {key: _built(item, allowed, left - 1) for key, item in data.items()}
     name = data["type"]
     if not isinstance(name, str) or name not in allowed:
         raise UnknownName("type", str(name), allowed)
@@ -78,13 +89,69 @@ def from_plain(data: Any, allowed: Allowed) -> Any:
         if key != "type":
             if key not in known:
                 raise UnknownName(f"field of {name}", key, known)
-            fields[key] = from_plain(item, allowed)
+            fields[key] = _built(item, allowed, left - 1)
+            hint = _hints(cls).get(key, Any)
+            if not _admits(fields[key], hint):
+                told = _wanted(_kinds(hint), allowed)
+                raise DataError(f"{name}: field {key!r} needs {told}, got {_short(fields[key])}")
     try:
         return cls(**fields)
     except HoldfastError:
         raise
-    except (TypeError, ValueError) as error:
+    except REFUSED as error:
         raise DataError(f"{name}: cannot be built from {sorted(fields)}: {error}") from error
+
+
+REFUSED = (
+    TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, AssertionError,
+)  # fmt: skip
+"""What a part may raise that is given values of other kinds than it was written for."""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _admits(value: Any, hint: Any) -> bool:
+    """Whether a value is of the kind that an annotation names; where that cannot be told, it is.
+
+    A protocol admits what has its methods. Whole numbers stand for others, and tuples for every sequence.
+    """
+    origin, items = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(_admits(value, item) for item in items)
+    if origin is Literal:
+        return any(value == item and type(value) is type(item) for item in items)
+    if hint is type(None) or hint is None:
+        return value is None
+    if hint in (bool, str):
+        return isinstance(value, hint)
+    if hint in (int, float):
+        return isinstance(value, int if hint is int else int | float) and not isinstance(value, bool)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        wanted = items[:1] * len(value) if items[1:] == (...,) else items
+        return len(wanted) == len(value) and all(map(_admits, value, wanted))
+    kind = origin or hint
+    if not isinstance(kind, type) or kind is object:
+        return True
+    if getattr(kind, "_is_protocol", False) and kind.__module__.partition(".")[0] == "holdfast":
+        return all(hasattr(value, name) for name in _members(kind))
+    if kind is list or kind is Sequence:
+        return isinstance(value, tuple)
+    return isinstance(value, kind) if dataclasses.is_dataclass(kind) else True
+
+
+@functools.cache
+def _members(protocol: type) -> frozenset[str]:
+    """Return the names of the methods and attributes that a protocol asks for."""
+    own = [
+        cls for cls in protocol.__mro__ if getattr(cls, "_is_protocol", False) and cls is not typing.Protocol
+    ]
+    names = {name for cls in own for name in (*vars(cls), *vars(cls).get("__annotations__", {}))}
+    return frozenset(n for n in names if not n.startswith("_") or n == "__call__")
 
 
 def flatten(data: Any, path: str = "") -> dict[str, Any]:
@@ -126,7 +193,7 @@ def number(text: str) -> float:
     try:
         above, slash, below = text.partition("/")
         value = float(above) / float(below) if slash else float(above)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         raise InvalidArgument("number", "a number such as 0.1 or 8/255", text) from None
     if not math.isfinite(value):
         raise InvalidArgument("number", "a finite number", text)
@@ -176,8 +243,8 @@ def _replace(value: Any, names: list[str], path: str, new: Any, allowed: Allowed
         return _read(new, hint, path, allowed) if isinstance(new, str) else new
     head, rest = names[0], names[1:]
     if isinstance(value, tuple):
-        if not (head.isdecimal() and int(head) < len(value)):
-            raise InvalidArgument(path, f"a position below {len(value)} at {head!r}", head)
+        if not (head.isdecimal() and len(head) <= _DIGITS and int(head) < len(value)):
+            raise InvalidArgument(path, f"a position below {len(value)} at {_short(head)}", head)
         place = int(head)
         item = _replace(value[place], rest, path, new, allowed, _item_hint(hint, place))
         return (*value[:place], item, *value[place + 1 :])
@@ -191,8 +258,12 @@ def _replace(value: Any, names: list[str], path: str, new: Any, allowed: Allowed
         return dataclasses.replace(value, **{head: item})
     except HoldfastError:
         raise
-    except (TypeError, ValueError) as error:
+    except REFUSED as error:
         raise InvalidArgument(path, f"a value that {type(value).__name__} accepts ({error})", new) from error
+
+
+_DIGITS = 18
+"""Most digits of a whole number: what fits into 64 bits."""
 
 
 @functools.cache
@@ -222,7 +293,7 @@ def _read(text: str, hint: Any, path: str, allowed: Allowed) -> Any:
     for kind in kinds:
         if kind is bool and stripped.lower() in ("true", "false"):
             return stripped.lower() == "true"
-        if kind is int and re.fullmatch(r"[+-]?[0-9]+", stripped):
+        if kind is int and re.fullmatch(rf"[+-]?[0-9]{{1,{_DIGITS}}}", stripped):
             return int(stripped)
         if kind is float:
             try:
@@ -244,26 +315,26 @@ def _read(text: str, hint: Any, path: str, allowed: Allowed) -> Any:
 def _build(name: str, fields: dict[str, Any], path: str, allowed: Allowed) -> Any:
     try:
         return allowed[name](**fields)
-    except TypeError as error:
+    except HoldfastError:
+        raise
+    except REFUSED as error:
         raise InvalidArgument(path, f"a JSON object with the fields of {name} ({error})", name) from None
 
 
 def _parse(text: str, path: str, allowed: Allowed) -> Any:
     try:
-        return from_plain(json.loads(text), allowed)
-    except json.JSONDecodeError as error:
-        raise InvalidArgument(path, f"JSON ({error.msg})", text) from None
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: also thousands of digits
+        raise InvalidArgument(path, f"JSON ({getattr(error, 'msg', error)})", text) from None
+    try:
+        return from_plain(data, allowed)
     except (DataError, UnknownName) as error:
         raise InvalidArgument(path, f"JSON that can be built ({error})", text) from error
 
 
 def _fitting(part: Any, kinds: tuple[Any, ...], path: str, allowed: Allowed) -> Any:
-    """Return the part if the annotation admits it; protocols admit everything, for they check by use."""
-    classes = tuple(typing.get_origin(kind) or kind for kind in kinds)
-    for cls in classes:
-        if cls is Any or not isinstance(cls, type) or getattr(cls, "_is_protocol", False):
-            return part
-    if not isinstance(part, classes):
+    """Return the part if the annotation admits it."""
+    if not any(_admits(part, kind) for kind in kinds):
         raise InvalidArgument(path, _wanted(kinds, allowed), part)
     return part
 

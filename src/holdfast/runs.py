@@ -30,7 +30,7 @@ from .evaluation.card import Level, Plan, against, measure, read_back, sample, s
 from .evaluation.cluster_transfer import other_encoders
 from .evaluation.indexes import AnyIndex, deployed, parameters_of
 from .evaluation.query_certificates import certify_task, proves
-from .files import read_json, write_json
+from .files import read_json, unfinished, write_json
 from .functional.distance import Cosine, Euclidean, SquaredEuclidean
 from .functional.memory import bytes_of
 from .results import Records, run_html
@@ -212,8 +212,8 @@ def check_run(run: Run, folder: str | Path, world: int = 1, resume: bool = False
         from_plain(to_plain(run), allowed_types())
     except UnknownName as error:
         raise RunError(
-            f"{run.name}: a run folder keeps settings that can be read back, and {error.name!r} is no type of "
-            "the library",
+            f"{run.name}: a run folder keeps settings that can be read back, and {error.name!r} is no type "
+            "of the library",
             hint="train it with holdfast.train(run, split), or make it a part of the library",
         ) from error
     there = open_run(folder) if (folder / "run.json").exists() else None
@@ -222,7 +222,7 @@ def check_run(run: Run, folder: str | Path, world: int = 1, resume: bool = False
         if not resume:
             raise RunError(f"{folder}: exists already; choose another --out, or go on with --resume")
         _same_settings(there, run)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or not all(map(unfinished, folder.iterdir()))):
         raise RunError(f"{folder}: exists and is no run folder; choose another --out")
     elif resume:
         raise RunError(f"{folder}: there is no run to go on with")

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from holdfast import demonstration
 from holdfast.demonstration import demonstrate
-from holdfast.errors import DataError, HoldfastWarning, RunError
+from holdfast.errors import DataError, RunError
 from holdfast.runs import open_run
 
 pytestmark = pytest.mark.integration
@@ -206,7 +206,8 @@ def test_a_class_of_ones_own_is_refused_before_anything_is_written(
         "from holdfast import recipe\n"
         "from holdfast.losses import Triplet\n\n\n"
         "@dataclass(frozen=True, kw_only=True)\nclass Steeper(Triplet):\n    steep: float = 2.0\n\n\n"
-        "def run():\n    r = recipe('plain')\n    return replace(r, defense=replace(r.defense, loss=Steeper()))\n",
+        "def run():\n    r = recipe('plain')\n"
+        "    return replace(r, defense=replace(r.defense, loss=Steeper()))\n",
         encoding="utf-8",
     )
     said = holdfast("train", "mine.py", "--out", "runs/mine")

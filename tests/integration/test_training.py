@@ -27,6 +27,7 @@ from holdfast.defenses import AdversarialTraining
 from holdfast.encoders import SmallCNN
 from holdfast.errors import CorruptFile, DataError, InvalidArgument, RunError
 from holdfast.files import read_lines
+from holdfast.functional.digest import digest
 from holdfast.losses import IntraClassStructure, Margin, MultiSimilarity, ProxyAnchor, Triplet
 from holdfast.miners import GradualSemihard, Random, Softhard
 from holdfast.rng import stream
@@ -270,12 +271,14 @@ def rewrite(path: Path, **changes: Any) -> None:
     with safe_open(path, framework="pt") as file:
         meta = json.loads(file.metadata()["holdfast"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, metadata={"holdfast": json.dumps({**meta, **changes})})
+    meta = {**meta, **changes}
+    meta["sha256"] = digest({name: value for name, value in meta.items() if name != "sha256"}, tensors)
+    save_file(tensors, path, metadata={"holdfast": json.dumps(meta)})
 
 
 def test_a_checkpoint_of_another_schema_is_refused(half: Path) -> None:
     rewrite(half / "checkpoint.safetensors", schema=99)
-    with pytest.raises(RunError, match=r"checkpoint.safetensors: checkpoint of schema 99.* reads schema 1"):
+    with pytest.raises(RunError, match=r"checkpoint.safetensors: checkpoint of schema 99.* reads schema 2"):
         train_run(small(), half, resume=True)
     assert not open_run(half).finished
 

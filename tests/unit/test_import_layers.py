@@ -23,7 +23,7 @@ LAYERS = (
     {"training", "linear", "stores"},
     {"clusters", "runs", "comparison", "scorecard", "quickstart", "demonstration", "recipes", "estimator",
      "certification", "run_certificates", "queues", "bench", "report", "adapters", "export", "starter",
-     "leaderboard"},
+     "leaderboard", "verify"},
     {"cli", "__main__", "__init__"},
 )  # fmt: skip
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}
@@ -32,6 +32,7 @@ ALSO = {
     "report": {"comparison"}, "quickstart": {"runs", "recipes", "report"}, "comparison": {"runs"},
     "demonstration": {"quickstart", "recipes", "runs", "starter"}, "starter": {"runs", "recipes"},
     "estimator": {"recipes"}, "adapters": {"recipes"}, "export": {"runs"}, "leaderboard": {"runs", "report"},
+    "verify": {"runs", "clusters", "certification", "run_certificates"},
     "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},
     "guard": {"evaluation"}, "inference": {"evaluation"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,22 +72,29 @@ def test_qdrant_holds_the_payload() -> None:
 @BUILDERS
 def test_a_folder_keeps_everything_and_knows_its_embeddings(build: Build, tmp_path: Path) -> None:
     z, y = vectors()
-    store, kind = build(z, y, tmp_path / "a"), FaissStore if build is build_faiss else QdrantStore
+    store = build(z, y, tmp_path / "a")
+    load: Any = FaissStore.load if build is build_faiss else partial(QdrantStore.load, trusted=True)
     found = store.search(z[:5], 3)
     if build is build_qdrant:
         with pytest.raises(RunError, match="cannot be opened"):
-            kind.load(tmp_path / "a")
+            load(tmp_path / "a")
         store.close()
-    again = kind.load(tmp_path / "a", fingerprint(z))
+    again = load(tmp_path / "a", fingerprint(z))
     assert torch.equal(again.search(z[:5], 3), found)
     if build is build_faiss:
         assert torch.equal(again.y, y)
     else:
         again.close()
     with pytest.raises(RunError, match="other embeddings"):
-        kind.load(tmp_path / "a", "0" * 64)
+        load(tmp_path / "a", "0" * 64)
     with pytest.raises(RunError, match="here"):
-        kind.load(tmp_path / "nothing")
+        load(tmp_path / "nothing")
+
+
+def test_a_collection_of_a_stranger_is_not_opened(tmp_path: Path) -> None:
+    build_qdrant(*vectors(10), tmp_path / "q").close()
+    with pytest.raises(InvalidArgument, match="pickles"):
+        QdrantStore.load(tmp_path / "q")
 
 
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
@@ -99,10 +107,10 @@ def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     header = json.loads((tmp_path / "q" / "holdfast.json").read_text())
     (tmp_path / "q" / "holdfast.json").write_text(json.dumps({**header, "size": 51}))
     with pytest.raises(CorruptFile, match="51 rows"):
-        QdrantStore.load(tmp_path / "q")
+        QdrantStore.load(tmp_path / "q", trusted=True)
     (tmp_path / "q" / "holdfast.json").write_text(json.dumps({**header, "width": "6"}))
     with pytest.raises(CorruptFile, match="width"):
-        QdrantStore.load(tmp_path / "q")
+        QdrantStore.load(tmp_path / "q", trusted=True)
 
 
 @BUILDERS

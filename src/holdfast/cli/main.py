@@ -90,7 +90,7 @@ def main() -> None:
             warnings.showwarning = warn  # type: ignore[assignment]
             code = app(prog_name="holdfast", standalone_mode=False)
     except _CAUGHT as error:
-        say_error(error, as_json, _usage_hint(error))
+        say_error(error if str(error) else "out of memory", as_json, _usage_hint(error))
         sys.exit(2)
     except KeyboardInterrupt:
         code = STOPPED
@@ -104,7 +104,7 @@ _USAGE: tuple[type[Exception], ...] = tuple(
     cls for cls in typer.BadParameter.__mro__ if cls.__name__ in ("UsageError", "ClickException")
 )
 """What typer raises for words that it does not understand; it may bring a copy of click of its own."""
-_CAUGHT: tuple[type[Exception], ...] = (HoldfastError, OSError, *_USAGE)
+_CAUGHT: tuple[type[Exception], ...] = (HoldfastError, OSError, MemoryError, *_USAGE)
 STOPPED = 130
 """Exit code after Ctrl-C."""
 

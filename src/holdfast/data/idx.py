@@ -72,8 +72,9 @@ def _parse(handle: Readable, path: Path, limit: int) -> NDArray[Any]:
     sizes = np.frombuffer(_exactly(handle, 4, 4 * ndim, path, "the dimension sizes"), ">u4")
     shape = tuple(int(s) for s in sizes)
     promised = math.prod(shape) * dtype.itemsize
-    if promised > limit or ndim > 32:
-        raise CorruptFile(path, 4, f"header promises {promised} bytes in {ndim} dimensions, limit is {limit}")
+    whole = math.prod(max(size, 1) for size in shape) * dtype.itemsize  # one empty dimension hides no others
+    if whole > limit or ndim > 32:
+        raise CorruptFile(path, 4, f"header promises {whole} bytes in {ndim} dimensions, limit is {limit}")
     data = _exactly(handle, start, promised, path, f"data of shape {shape}")
     if _read(handle, start + promised, 1, path):
         raise CorruptFile(path, start + promised, f"data of shape {shape} should end here, but more follows")

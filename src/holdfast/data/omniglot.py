@@ -125,7 +125,9 @@ def _read(path: Path, alphabets: Sequence[str], size: int) -> tuple[Tensor, Tens
             present = {parts[0] for parts, _ in drawings}
             absent = sorted(set(alphabets) - present)
             if absent:
-                raise DataError(f"{path}: there is no alphabet {absent}; present are {sorted(present)}")
+                raise DataError(
+                    f"{path}: there is no alphabet {absent}; present are {shown(sorted(present), 600)}"
+                )
             drawings = [pair for pair in drawings if pair[0][0] in alphabets]
             left = _PIXELS
             for place, (_, info) in enumerate(drawings):

@@ -76,7 +76,7 @@ def unpacked(handle: Readable, path: Path, limit: int) -> bytearray:
     return data
 
 
-def shown(name: object) -> str:
+def shown(name: object, most: int = SHOWN) -> str:
     """Return a name for a message, of at most :data:`SHOWN` characters.
 
     Examples
@@ -85,7 +85,7 @@ def shown(name: object) -> str:
     ('a.png', 120)
     """
     text = str(name)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN // 2]}...{text[-(SHOWN - SHOWN // 2 - 3) :]}"
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most - most // 2 - 3) :]}"
 
 
 def sizes_inside(base: str | Path, names: Sequence[str], origin: str = "") -> tuple[int, ...]:
@@ -122,7 +122,9 @@ def sizes_inside(base: str | Path, names: Sequence[str], origin: str = "") -> tu
             if stat.S_ISLNK(found.st_mode):
                 _stays(path, top, name)
                 found = os.stat(path)
-        except (OSError, ValueError) as error:
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: what is no name of a file at all
             more, place = f"; {origin}" if origin else "", shown(Path(base) / name)
             raise DataError(f"missing image {shown(name)}: looked for {place}{more}") from error
         if not stat.S_ISREG(found.st_mode):

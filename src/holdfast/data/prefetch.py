@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..errors import InvalidArgument
+from ..errors import InvalidArgument, RunError
 from .lazy import LazyImages
 
 AHEAD = 2
@@ -103,8 +103,13 @@ class Prefetch:
                 raise StopIteration
             self._asked = not self._ready
             self._change.notify_all()
-            self._change.wait_for(lambda: self._ready)
+            while not self._ready:
+                if not self._thread.is_alive():
+                    raise RunError("the thread that reads images has ended without a word")
+                self._change.wait(POLL)
             size, item = self._ready[0]
+            if isinstance(item, SystemExit):  # what the thread called wanted to end the process
+                raise RunError("reading images asked the program to end") from item
             if isinstance(item, BaseException):  # stays: whoever asks again is told again
                 raise item
             self._ready.popleft()

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,27 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..errors import CorruptFile, InvalidArgument, RunError
-from ..files import UNREADABLE
 
 PICKLED = (".pth", ".pt", ".bin")
 SUFFIXES = (".safetensors", *PICKLED)
 SHOWN = 6
 _COUNTER = "num_batches_tracked"
-_BROKEN = (*UNREADABLE, pickle.PickleError, struct.error, IndexError, AssertionError, OverflowError)
+HEADER_LIMIT = 1 << 24
+"""Most bytes of a safetensors header; a network of 1000 tensors has one of 1e5."""
+
+
+def check_header(path: Path) -> None:
+    """Refuse a safetensors file by the length of its header, before anything is read into memory.
+
+    Raises
+    ------
+    CorruptFile
+        If the header is longer than the file, or than :data:`HEADER_LIMIT`.
+    """
+    with path.open("rb") as file:
+        length, size = int.from_bytes(file.read(8), "little"), path.stat().st_size
+    if size < 8 or length > min(HEADER_LIMIT, size - 8):
+        raise CorruptFile(path, 0, f"not safetensors: a header of {length} bytes in a file of {size}")
 
 
 def check_weights(argument: str, value: str | None) -> None:
@@ -46,13 +59,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise RunError(f"{path}: no such file; expected weights ({', '.join(SUFFIXES)})")
     if path.suffix not in PICKLED:
+        check_header(path)
         try:
             return dict(load_file(path))
-        except (SafetensorError, *UNREADABLE) as error:
+        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
             raise CorruptFile(path, None, f"not safetensors: {error}") from error
+    _check_members(path)
     try:
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except _BROKEN:  # PyTorch's own message advises to allow code: do not pass it on
+    except Exception:  # noqa: BLE001 anything may come of pickles; PyTorch's message advises to allow code
         reason = "need a state dict of tensors alone; damaged, or it asks for code, which is never run"
         raise CorruptFile(path, None, reason) from None
     if not isinstance(found, Mapping):
@@ -61,6 +76,20 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if others:
         raise RunError(f"{path}: need a flat mapping of names to tensors; no tensors at {_few(others)}")
     return dict(found)
+
+
+def _check_members(path: Path) -> None:
+    """Refuse an archive with packed members: PyTorch writes none, and a few bytes may become any number."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise CorruptFile(path, None, f"damaged archive of weights: {error}") from error
+    packed = any(info.compress_type != zipfile.ZIP_STORED for info in members)
+    if packed or sum(info.file_size for info in members) > path.stat().st_size:
+        raise CorruptFile(path, None, "an archive of weights that unpacks to more than it is")
 
 
 def load_weights(module: nn.Module, path: str | Path, ignore: tuple[str, ...] = ()) -> None:
@@ -114,8 +143,15 @@ def check_tensor(path: Path, name: str, tensor: Tensor, expected: Tensor) -> Non
             f"{path}: tensor {name!r} needs {kind} of shape {tuple(expected.shape)}, "
             f"got {tensor.dtype} of {tuple(tensor.shape)}{'' if plain else ' (not a dense tensor)'}"
         )
+    if floating and not bool(torch.isfinite(tensor).all()):
+        raise RunError(f"{path}: tensor {name!r} holds numbers that are not finite")
 
 
 def _few(names: list[Any]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{names[:SHOWN]}{more}"
+    return f"{[_cut(name) for name in names[:SHOWN]]}{more}"
+
+
+def _cut(name: Any) -> Any:
+    text = name if isinstance(name, str) else repr(name)
+    return name if len(text) <= 100 else f"{text[:97]}..."

@@ -57,7 +57,7 @@ def excess(x: Tensor, x0: Tensor, threat: Any) -> Tensor:
         return torch.full((len(x0),), torch.inf, dtype=torch.float64, device=x0.device)
     step = max(1, _IMAGES // max(1, x0[:1].numel()))
     if len(x) > step and not hasattr(threat, "rows"):
-        parts = zip(x.split(step), x0.split(step), strict=True)
+        parts = zip(torch.split(x, step), torch.split(x0, step), strict=True)
         return torch.cat([excess(a, b, threat) for a, b in parts])
     a, b = x.detach().double().flatten(1), x0.detach().to(x.device).double().flatten(1)
     if isinstance(threat, LinfThreat):
@@ -68,7 +68,7 @@ def excess(x: Tensor, x0: Tensor, threat: Any) -> Tensor:
         over = (a - threat.project(x, x0).double().flatten(1)).abs().amax(1)
     if (bounds := getattr(threat, "bounds", None)) is not None:
         over = torch.maximum(over, torch.maximum(bounds[0] - a, a - bounds[1]).amax(1))
-    return torch.where(a.isfinite().all(1), over, torch.inf).nan_to_num(nan=torch.inf)
+    return torch.where(a.isfinite().all(1), over, torch.inf).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 def audit_images(x: Tensor, x0: Tensor, threat: Any) -> ConstraintAudit:

@@ -269,6 +269,7 @@ def measure(
                 "seconds": plan.share.seconds,
                 "complete": complete,
                 "repaired": repaired is not None,
+                "records": len(record.latest(records)),
             },
         )
     return Measured(records=records, results=results, verdict=verdict)
@@ -363,12 +364,14 @@ def read_back(folder: Path | None, settings: Mapping[str, Any], plan: Plan) -> M
     fingerprint = _fingerprint(settings, plan)
     path, store = folder / "records.jsonl", folder / "evaluations" / fingerprint
     records = record.latest(r for r in record.read(path) if r["fingerprint"] == fingerprint)
-    nothing: dict[str, Any] = {"level": "off", "seconds": None, "complete": True, "repaired": False}
-    done = read_json(store / DONE) if (store / DONE).exists() else nothing
+    if not (store / DONE).exists():  # stopped before or while its records were appended
+        return None
+    done = read_json(store / DONE)
     enough = LEVELS.index(done["level"]) >= LEVELS.index(plan.level)
     covers = done["complete"] or plan.share.seconds == done["seconds"]
     mended = plan.repair_seconds is None or done.get("repaired", False)
-    if not (records and enough and covers and mended):
+    whole = len(records) >= max(done.get("records", 1), 1)  # no line of them was torn
+    if not (whole and enough and covers and mended):
         return None
     verdict = None
     if (store / VERDICT).exists():

@@ -22,7 +22,7 @@ from ..files import read_arrays, write_arrays
 from ..functional.memory import enough
 from ..functional.ranking import chunks
 from ..rng import stream
-from ..search import Precision
+from ..search import Precision, uses_gradients
 from ..types import ClusterTask, RetrievalTask, Search, Threat
 from .audit import made_by, refuse_outside
 
@@ -164,9 +164,10 @@ class EntryResult(NamedTuple):
 
 KEEP_BYTES = 2**25
 """Attacked images of one attack are kept up to this size (32 MiB)."""
-LEAST = 8
-"""Fewer queries than these are attacked together with copies of themselves: products of matrices with one to
-three rows are added up in another order, and a short last chunk would differ in its last bits."""
+LEAST = 16
+"""Fewer queries than these are attacked together with copies of themselves: matrix products with few rows are
+added up in another order, and a short last chunk would differ in its last bits. Not so for searches without
+gradients, whose questions may cost money."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +393,8 @@ class _Job(NamedTuple):
     def attack(self, part: RetrievalTask) -> Outcome:
         """Attack some queries at once, and look at what comes back."""
         n = len(part)
-        together = torch.arange(LEAST, device=part.z.device) % n if self.memory is None and n < LEAST else None
+        padded = self.memory is None and n < LEAST and uses_gradients(self.search)
+        together = torch.arange(LEAST, device=part.z.device) % n if padded else None
         try:
             outcome = self.strike(part if together is None else part.rows(together))
         except (MemoryError, RuntimeError) as error:

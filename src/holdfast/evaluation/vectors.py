@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import mmap
 import os
 import shutil
+import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +18,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ..errors import CorruptFile, DataError, InvalidArgument
+from ..errors import CorruptFile, DataError, InvalidArgument, told
 from ..files import read_json, replacing, write_json
 from ..functional.ranking import chunks
 from ..types import Encoder, Gallery, Images
@@ -182,30 +184,65 @@ def open_vectors(path: str | Path) -> Vectors:
     z = _mapped(path / Z)
     if list(z.shape) != meta.get("shape"):
         raise CorruptFile(path / Z, None, f"need shape {meta.get('shape')}, got {list(z.shape)}")
-    try:
-        y = np.load(path / Y, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise CorruptFile(path / Y, None, f"need an .npy file ({error})") from error
+    y = read_labels(path / Y)
     if y.shape != (len(z),) or y.dtype.kind != "i":
         raise CorruptFile(path / Y, None, f"need {len(z)} whole numbers, got {y.dtype} {y.shape}")
     return Vectors(path=path, z=z, y=torch.from_numpy(y.astype(np.int64)), fingerprint=meta["sha256"])
 
 
+_HEADERS = (
+    ValueError, TypeError, LookupError, ArithmeticError, SyntaxError, tokenize.TokenError, MemoryError,
+    RecursionError, EOFError, UnicodeError,
+)  # fmt: skip
+"""What NumPy raises for headers that are none: they are parsed as Python literals."""
+
+
+def _npy_header(handle: BinaryIO, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of an ``.npy`` file, and compare what it promises with the size of the file."""
+    try:
+        version = npy.read_magic(handle)
+        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, fortran, dtype = read(handle)
+        start, size = handle.tell(), os.fstat(handle.fileno()).st_size
+        whole = start + dtype.itemsize * math.prod(shape)
+    except _HEADERS as error:
+        raise CorruptFile(path, 0, f"need the header of an .npy file ({told(error)})") from error
+    if dtype.hasobject or any(type(n) is not int or n < 0 for n in shape):
+        raise CorruptFile(path, 0, "need an .npy file of plain numbers")
+    if size != whole:
+        raise CorruptFile(path, min(size, whole), f"need {whole} bytes, got {size} in this npy file")
+    return shape, fortran, dtype
+
+
+def read_labels(path: str | Path) -> np.ndarray[Any, Any]:
+    """Read an ``.npy`` file of whole numbers; nothing is allocated that the file does not hold.
+
+    Raises
+    ------
+    DataError
+        If there is no such file, or it is a pipe or a device.
+    CorruptFile
+        If it is no ``.npy`` file of plain numbers, or of another size than its header promises.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; need labels in an .npy file")
+    with path.open("rb") as handle:
+        shape, fortran, dtype = _npy_header(handle, path)
+        if dtype.kind not in "iu" or (fortran and len(shape) > 1):
+            raise CorruptFile(path, 0, f"need whole numbers, got {dtype} {shape}")
+        return np.frombuffer(bytearray(handle.read()), dtype).reshape(shape)
+
+
 def _mapped(path: Path) -> Tensor:
     """Map a float32 ``.npy`` file as a tensor."""
+    if path.exists() and not path.is_file():
+        raise CorruptFile(path, None, "need a plain .npy file")
     with path.open("rb") as handle:  # a missing file stays a FileNotFoundError
-        try:
-            version = npy.read_magic(handle)
-            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = read(handle)
-        except ValueError as error:
-            raise CorruptFile(path, 0, f"need the header of an .npy file ({error})") from error
+        shape, fortran, dtype = _npy_header(handle, path)
         if dtype != np.dtype("<f4") or len(shape) != 2 or fortran or 0 in shape:
             raise CorruptFile(path, 0, f"need rows of float32, got {dtype} {shape}")
-        start, size = handle.tell(), os.fstat(handle.fileno()).st_size
-        whole = start + 4 * shape[0] * shape[1]
-        if size != whole:
-            raise CorruptFile(path, min(size, whole), f"need {whole} bytes, got {size}")
+        start = handle.tell()
         # private and copy-on-write: PyTorch warns of tensors over memory that cannot be written
         pages = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
     return torch.frombuffer(pages, dtype=torch.float32, offset=start).view(shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def read_index(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[s
         raise DataError(f"{path}: no header; only files of ClusterIndex.save() can be loaded")
     try:
         header = json.loads(str(arrays.pop("header")))
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also thousands of digits
         raise CorruptFile(path, None, f"header is not JSON: {error}") from error
     if not isinstance(header, dict) or header.get("estimator") != "ClusterIndex":
         raise DataError(f"{path}: holds no ClusterIndex")
@@ -69,6 +70,9 @@ def read_index(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[s
     parameters, facts = header.get("parameters"), header.get("facts")
     if not isinstance(parameters, dict) or not isinstance(facts, dict):
         raise CorruptFile(path, None, "header without parameters or facts")
+    inertia = facts.get("inertia")
+    if not isinstance(inertia, int | float) or abs(inertia) > sys.float_info.max:
+        raise CorruptFile(path, None, "header without a number as inertia")
     return parameters, facts, arrays
 
 
@@ -82,6 +86,14 @@ def check_arrays(arrays: Mapping[str, Array]) -> None:
     inside = not labels.size or 0 <= labels.min() <= labels.max() < len(centers)
     if labels.ndim != 1 or labels.dtype != np.int64 or not inside:
         raise ValueError(f"labels that are no numbers below {len(centers)}")
+    curve = arrays.get("silhouettes", np.zeros((0, 2)))
+    if (
+        curve.ndim != 2
+        or curve.shape[1] != 2
+        or curve.dtype.kind not in "iuf"
+        or not np.isfinite(curve).all()
+    ):
+        raise ValueError(f"silhouettes {curve.shape} of {curve.dtype}")
     for name in {"hungarian", "majority"} & set(arrays):
         if arrays[name].shape != (len(centers),) or arrays[name].dtype != np.int64:
             raise ValueError(f"{name} other than {len(centers)} labels")

@@ -150,10 +150,13 @@ def read_entries(folder: str | Path) -> list[Entry]:
 
 def _entry(path: Path) -> Entry:
     content = read_json(path)
-    if not isinstance(content, dict) or not {"name", "recipe", "seed", "records"} <= set(content):
-        raise CorruptFile(path, None, "need an entry with name, recipe, seed and records")
+    if not isinstance(content, dict) or not {*_KINDS, "records"} <= set(content):
+        raise CorruptFile(path, None, f"need an entry with {', '.join(_KINDS)} and records")
     if content.get("schema") != SCHEMA:
         raise RunError(f"{path}: schema {content.get('schema')!r}, expected {SCHEMA}")
+    for name, kind in _KINDS.items():
+        if not isinstance(content[name], kind) or isinstance(content[name], bool):
+            raise CorruptFile(path, None, f"need an entry whose {name} is {_words(kind)}")
     if content.get("sha256") != signature(content):
         raise CorruptFile(path, None, "its hash does not fit: it was changed after it was written")
     shared, rows = content.get("shared"), content["records"]
@@ -164,6 +167,15 @@ def _entry(path: Path) -> Entry:
     except TypeError as error:
         raise CorruptFile(path, None, f"need records as objects ({error})") from error
     return Entry(path, content, records)
+
+
+_KINDS: Mapping[str, Any] = {
+    "name": str, "recipe": str, "seed": int, "training_seconds": int | float,
+}  # fmt: skip
+
+
+def _words(kind: Any) -> str:
+    return "text" if kind is str else "a number"
 
 
 def _packed(records: Sequence[Record]) -> dict[str, Any]:

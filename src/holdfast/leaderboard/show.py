@@ -66,7 +66,9 @@ def page(found: Sequence[Board]) -> str:
         shell.Section(f"track-{i}", board.track.words(), _html(board)) for i, board in enumerate(found)
     ]
     footer = "Made by Holdfast {version} from hashed records; commands and settings stand in each file."
-    return shell.page("Holdfast leaderboard", f"{len(found)} track{'s' * (len(found) != 1)}", sections, footer)
+    return shell.page(
+        "Holdfast leaderboard", f"{len(found)} track{'s' * (len(found) != 1)}", sections, footer
+    )
 
 
 def _html(board: Board) -> str:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..errors import CorruptFile, DataError, InvalidArgument
+from ..encoders.weights import check_header
+from ..errors import CorruptFile, DataError, HoldfastError, InvalidArgument
 from ..files import replacing
 
 Array = NDArray[Any]
@@ -45,12 +46,13 @@ def read_parts(path: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     """Read header and tensors; see :meth:`~holdfast.linear.MahalanobisMixin.load` for the errors."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; expected an estimator written by save()")
+    check_header(path)
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get("holdfast")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise CorruptFile(path, None, f"not safetensors: {error}") from error
+    except (SafetensorError, OSError, TypeError, ValueError) as error:  # TypeError: a dtype NumPy lacks
+        raise CorruptFile(path, None, f"not safetensors of NumPy's kinds: {error}") from error
     return read_header(path, text), tensors
 
 
@@ -59,7 +61,11 @@ def fitting(path: Path) -> Iterator[None]:
     """Turn what Python says about parts that do not fit each other into a CorruptFile."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except HoldfastError as error:  # a CorruptFile is a ValueError too
+        if isinstance(error, CorruptFile):
+            raise
+        raise CorruptFile(path, None, f"header and tensors do not fit: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CorruptFile(path, None, f"header and tensors do not fit: {error!r}") from error
 
 
@@ -71,7 +77,7 @@ def read_header(path: Path, text: str | None) -> dict[str, Any]:
         )
     try:
         header = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also thousands of digits
         raise CorruptFile(path, None, f"header is not JSON: {error}") from error
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         schema = header.get("schema") if isinstance(header, dict) else header

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -22,6 +23,7 @@ from ..errors import CorruptFile, InvalidArgument, RunError
 from ..files import append_lines, read_lines
 
 SCHEMA = 1
+_LARGEST = sys.float_info.max
 _SHARE = re.compile(
     r"(recall|precision|retain)@\d+|map|map@(r|\d+)|rank|hub|flip( from .+)?|majority|"
     r"(nmi|purity|accuracy)(-t)?"
@@ -59,6 +61,10 @@ class Record(TypedDict):
     precision: str
 
 
+MOST = 2**53
+"""Whole numbers beyond it are no counts or seeds, and not exact in JSON elsewhere."""
+LONGEST = 4096
+"""Characters of a text field, at most."""
 UNCHECKED = "UNCHECKED"
 """Verdict of a number whose evaluation was not examined."""
 
@@ -88,6 +94,10 @@ def _fault(record: Mapping[str, Any]) -> tuple[str, str, Any] | None:
         value = record.get(name)
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             return name, " or ".join("null" if k is type(None) else k.__name__ for k in kinds), value
+        if isinstance(value, int) and not -MOST <= value <= MOST:
+            return name, "a number of at most 2^53", "a larger one"
+        if isinstance(value, str) and len(value) > LONGEST:
+            return name, f"at most {LONGEST} characters", f"{len(value)}"
     for name in ("eps", "alpha", "seconds", "value"):
         if not math.isfinite(record[name]) or (name != "value" and record[name] < 0):
             return name, "a finite number" + ("" if name == "value" else " >= 0"), record[name]
@@ -100,12 +110,12 @@ def _fault(record: Mapping[str, Any]) -> tuple[str, str, Any] | None:
     if _SHARE.fullmatch(record["metric"]) and not -1e-6 <= record["value"] <= 1 + 1e-6:
         return "value", f"a fraction in [0, 1] for the metric {record['metric']!r}", record["value"]
     failed = record.get("failed")
-    if not isinstance(failed, list) or not all(isinstance(name, str) for name in failed):
+    if not isinstance(failed, list) or not all(isinstance(f, str) and len(f) <= LONGEST for f in failed):
         return "failed", "a list of names", failed
     ci = record["ci"]
     if ci is not None and (
         len(ci) != 2
-        or not all(isinstance(c, int | float) and math.isfinite(c) for c in ci)
+        or not all(isinstance(c, int | float) and abs(c) <= _LARGEST for c in ci)
         or not ci[0] <= ci[1]
     ):
         return "ci", "two finite numbers, low <= high, or null", ci

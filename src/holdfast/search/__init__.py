@@ -5,7 +5,7 @@ from .average import Averaged
 from .compiled import Compiled
 from .count import Counted
 from .float32 import full_float32
-from .gradient import NES, SPSA, Autograd
+from .gradient import NES, SPSA, Autograd, uses_gradients
 from .graphs import Graphed
 from .modes import frozen
 from .pgd import PGD
@@ -35,4 +35,5 @@ __all__ = [
     "full_float32",
     "in_precision",
     "speeds",
+    "uses_gradients",
 ]

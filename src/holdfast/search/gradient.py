@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -106,3 +106,9 @@ class SPSA(_Sampled):
     def directions(self, x: Tensor, generator: Randomness) -> Tensor:
         """Return directions of -1 and +1."""
         return torch.where(uniform(x, generator) < 0.5, -1.0, 1.0).to(x)
+
+
+def uses_gradients(search: Any) -> bool:
+    """Return whether a search back-propagates, once or on average."""
+    gradient = getattr(search, "gradient", None)
+    return bool(getattr(getattr(gradient, "gradient", gradient), "exact", False))

@@ -78,7 +78,7 @@ class QdrantStore:
         self.client.close()
 
     @classmethod
-    def load(cls, folder: str | Path, embeddings: str | None = None) -> QdrantStore:
+    def load(cls, folder: str | Path, embeddings: str | None = None, *, trusted: bool = False) -> QdrantStore:
         """Open a folder that :func:`build_qdrant` wrote.
 
         Parameters
@@ -87,14 +87,22 @@ class QdrantStore:
             Where it is.
         embeddings
             SHA-256 of the embeddings that it has to be of; ``None`` does not compare.
+        trusted
+            Say that you know who wrote the folder: Qdrant's local mode keeps its points as pickles, so
+            opening a stranger's collection would let it run code.
 
         Raises
         ------
+        InvalidArgument
+            Unless ``trusted``.
         RunError
             If there is none, it was built from other embeddings, or another client has it open.
         CorruptFile
             If its description cannot be read.
         """
+        if trusted is not True:
+            need = "True, for a folder of your own: Qdrant keeps local points as pickles, which are code"
+            raise InvalidArgument("trusted", need, trusted)
         folder = Path(folder)
         if not (folder / HEADER).is_file():
             raise RunError(f"{folder}: no collection here ({HEADER} is missing)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import CorruptFile, RunError
 from ..files import replacing
+from ..functional.digest import digest
 
 SCHEMA = 2
 """Files of schema 1, which hold no hash, are read too."""
@@ -76,7 +76,7 @@ class Checkpoint:
         meta = {"schema": SCHEMA, "step": self.step, "signal": self.signal, "settings": self.settings}
         meta["seconds"] = self.seconds
         tensors = {**self.tensors, **{f"{_HEALTHY}{name}": value for name, value in self.healthy.items()}}
-        meta["sha256"] = _hash(meta, tensors)
+        meta["sha256"] = digest(meta, tensors)
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"holdfast": json.dumps(meta)})
 
@@ -105,7 +105,7 @@ class Checkpoint:
                 "train again, or use the version of Holdfast that wrote it"
             )
         told = meta.pop("sha256", None)
-        if told != _hash(meta, tensors) and not (told is None and meta["schema"] == 1):
+        if told != digest(meta, tensors) and not (told is None and meta["schema"] == 1):
             raise _corrupt(path, "its hash does not fit: it is not what was written")
         for name, kind in _KINDS.items():
             if not isinstance(meta.get(name), kind):
@@ -125,15 +125,6 @@ def _corrupt(path: Path, reason: str) -> CorruptFile:
     error = CorruptFile(path, None, reason)
     error.hint = _START
     return error
-
-
-def _hash(meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Return the hash of all that a checkpoint holds: safetensors itself notices no changed number."""
-    found = hashlib.sha256(json.dumps(meta, sort_keys=True).encode())
-    for name, value in sorted(tensors.items()):
-        found.update(json.dumps([name, str(value.dtype), list(value.shape)]).encode())
-        found.update(value.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return found.hexdigest()
 
 
 def copy_state(modules: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

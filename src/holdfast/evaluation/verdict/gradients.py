@@ -14,13 +14,13 @@ from torch import Tensor
 from ...errors import InvalidArgument
 from ...functional.ranking import chunks
 from ...rng import normal, uniform
-from ...search import Autograd, frozen
+from ...search import Autograd, frozen, uses_gradients
 from ...types import RetrievalTask
 from .compare import share
 from .examination import BATCH, Examination
 from .finding import Finding
 from .material import SQUARE, Unavailable
-from .searches import in_double, uses_gradients
+from .searches import in_double
 from .texts import at_most, found, percent, skipped
 
 DIRECTIONS = 10

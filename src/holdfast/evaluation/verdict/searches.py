@@ -20,12 +20,6 @@ def takes_start(search: Search) -> bool:
     return "start" in inspect.signature(type(search).__call__).parameters
 
 
-def uses_gradients(search: Search) -> bool:
-    """Return whether a search back-propagates, once or on average."""
-    gradient = getattr(search, "gradient", None)
-    return bool(getattr(getattr(gradient, "gradient", gradient), "exact", False))
-
-
 def shows_iterates(search: Search) -> bool:
     """Return whether each call of the objective is one iterate of the search."""
     return bool(getattr(getattr(search, "gradient", None), "exact", False))

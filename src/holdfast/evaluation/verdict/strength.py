@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 
-from ...search import APGD, PGD, Square
+from ...search import APGD, PGD, Square, uses_gradients
 from ...search.rules import unit_length
 from ...types import Search
 from .compare import LEVEL, beats, share, tolerance
@@ -22,7 +22,6 @@ from .searches import (
     shows_iterates,
     stretched,
     takes_start,
-    uses_gradients,
     with_radius,
 )
 from .texts import at_least, at_most, found, percent, skipped
