@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint bench sbom soak docs clean
+.PHONY: demo test test-slow lint bench faults fuzz fuzz-quick sbom soak docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed                ## train, attack and report on digits; prints where the report is
@@ -29,6 +29,16 @@ bench: $(VENV)/.installed               ## speed ratios, measured side by side i
 sbom: $(VENV)/.installed                ## the installed packages with versions, in CycloneDX form: sbom.cdx.json
 	$(PIP) install -c constraints.txt 'cyclonedx-bom>=5'
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible --of JSON -o sbom.cdx.json $(BIN)/python
+
+faults: $(VENV)/.installed-test         ## kills, full disks, damaged files: about a quarter of an hour
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py --kills 200 --seed 0 --every 8 --each 3 --out build/faults.json
+
+fuzz: $(VENV)/.installed-test           ## a million executions of every parser: hours
+	-$(PIP) install atheris==3.0.0
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --runs 1000000 --out build/fuzz.json --crashes build/fuzz-crashes
+
+fuzz-quick: $(VENV)/.installed-test     ## the same for a minute
+	OMP_NUM_THREADS=1 $(BIN)/python tests/fuzz/run.py --runs 1000000 --seconds 2 --out build/fuzz-quick.json
 
 soak: $(VENV)/.installed                ## memory, files and threads over 10 000 suite chunks and training steps
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/soak.py

@@ -377,8 +377,8 @@ def _certified(
                     lambda done: told(done, (time.perf_counter() - start) / max(done, 1)),
                 )  # fmt: skip
         write_certificate(path, certificate, seconds, clean=clean.numpy(), query=part.index.cpu().numpy())
-        for part_of_it in (path.with_suffix(".part.npz"), *_block_files(path)):
-            part_of_it.unlink(missing_ok=True)
+    for part_of_it in (path.with_suffix(".part.npz"), *_block_files(path)):  # of a call that was killed, too
+        part_of_it.unlink(missing_ok=True)
     return _measured(label, k, key, file, opened.run.seed, certificate, seconds), clean
 
 
