@@ -69,7 +69,7 @@ KNOWN = (
     r"(mkdir|cd) \S+",
     r"python \w+\.py",
     r"make \w[\w-]*( [A-Z]+=\S+)*",
-    r"(\w+=\S+ )?python benchmarks/\w+\.py.*",
+    r"(\w+=\S+ )?python (benchmarks|tests/\w+)/\w+\.py.*",
     r"ruff .*|mypy|pytest .*|mkdocs \w+",
     r"wait|done|for \w+ in .*",
 )
@@ -266,7 +266,9 @@ class Runner:
         if words[0] == "make" and not re.search(rf"^{re.escape(words[1])}:", makefile, re.MULTILINE):
             raise block.broken(f"the Makefile has no target {words[1]}")
         for word in words:
-            where = ROOT / word if word.startswith("benchmarks/") else Path(word)  # or saved by the page
+            where = (
+                ROOT / word if word.startswith(("benchmarks/", "tests/")) else Path(word)
+            )  # or saved by the page
             if word.endswith(".py") and not where.is_file():
                 raise block.broken(f"there is no {word}")
 
