@@ -24,6 +24,8 @@ from typing import Any
 
 SHOWN = 12
 """Names that a hint shows, at most."""
+LONGEST = 300
+"""Characters of a value that a message shows, at most."""
 
 
 class HoldfastError(Exception):
@@ -76,7 +78,9 @@ class InvalidArgument(HoldfastError, ValueError):
 
     def __init__(self, argument: str, required: str, got: Any, *, hint: str | None = None) -> None:
         self.argument = argument
-        super().__init__(f"{argument}: need {required}, got {got!r}", hint=hint)
+        came = repr(got)
+        came = came if len(came) <= LONGEST else f"{came[:LONGEST]}... ({len(came)} characters)"
+        super().__init__(f"{argument}: need {required}, got {came}", hint=hint)
 
 
 class UnknownName(InvalidArgument):

@@ -16,13 +16,13 @@ from .clusters import Clusters, Inference
 from .config import to_plain
 from .data import ImageSet, LazyImages, images_in
 from .encoders import adapt
-from .errors import CorruptFile, DataError, InvalidArgument, UnknownName, told
+from .errors import DataError, InvalidArgument, UnknownName
 from .evaluation import SUITES, EntryResult, Share, Suite, retrieval_task
 from .evaluation.card import Level, Plan, against, measure, read_back, sample, settled
 from .evaluation.cluster_transfer import other_encoders
 from .evaluation.indexes import AnyIndex, deployed, parameters_of
 from .evaluation.suite import out_of_memory
-from .evaluation.vectors import META, fingerprint, open_vectors
+from .evaluation.vectors import META, fingerprint, open_vectors, read_labels
 from .evaluation.verdict import Verdict
 from .functional.memory import bytes_of
 from .functional.ranking import chunks
@@ -437,12 +437,7 @@ def _embeddings(path: str | Path, labels: Any) -> tuple[Tensor, Any, str] | None
             "gallery_labels", "nothing beside a folder of vectors, which has labels", labels
         )
     if isinstance(labels, str | Path):
-        try:
-            labels = np.load(labels, allow_pickle=False)
-        except (ValueError, EOFError) as error:
-            raise CorruptFile(labels, None, f"need an .npy file of labels ({told(error)})") from error
-        if labels.dtype.kind not in "iu":
-            raise DataError(f"gallery labels: need integers, got {labels.dtype}")
+        labels = read_labels(labels)
     return found.z, labels if found.y is None else found.y, found.fingerprint
 
 

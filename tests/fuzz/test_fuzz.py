@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from holdfast.errors import CorruptFile, DataError
-from holdfast.leaderboard import entries
 
 HERE = Path(__file__).resolve().parent
 NAMES = (
@@ -59,8 +58,6 @@ def test_every_target_is_run(targets: ModuleType) -> None:
 def test_nothing_but_our_own_errors_comes_of_it(
     name: str, run: ModuleType, targets: ModuleType, tmp_path: Path
 ) -> None:
-    if name == "entry" and not hasattr(entries, "_KINDS"):
-        pytest.xfail("entries.py does not look at the kinds of its fields yet")
     counts = run.Counts(name, targets.TARGETS[name], targets.ALLOWED, tmp_path)
     run.loop(counts, runs=300, seconds=SECONDS, seed=7)
     assert counts.executions > len(targets.TARGETS[name].seeds())

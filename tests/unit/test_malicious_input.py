@@ -416,9 +416,6 @@ def test_counts_of_records_fit_into_64_bits(tmp_path: Path) -> None:
             read(path)
 
 
-@pytest.mark.xfail(
-    not hasattr(entries, "_KINDS"), reason="entries.py does not look at kinds yet", strict=True
-)
 @pytest.mark.parametrize("change", [{"training_seconds": None}, {"seed": "a"}, {"name": 3}])
 def test_an_entry_holds_what_it_says(change: dict[str, Any], tmp_path: Path) -> None:
     content: dict[str, Any] = {"schema": 1, "name": "a", "recipe": "b", "seed": 0, "training_seconds": 1.0}

