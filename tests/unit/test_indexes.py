@@ -368,7 +368,7 @@ def test_a_gallery_of_vectors_on_disk(images: Any, tmp_path: Path) -> None:
         evaluate(encoder, queries, y[:16], **how, gallery=tmp_path / "z.npy")
     with pytest.raises(InvalidArgument, match="gallery_labels"):
         evaluate(encoder, queries, y[:16], **how, gallery=tmp_path / "folder", gallery_labels=y)
-    with pytest.raises(DataError, match="integers"):
+    with pytest.raises(DataError, match="whole numbers"):
         evaluate(
             encoder, queries, y[:16], **how, gallery=tmp_path / "z.npy", gallery_labels=tmp_path / "z.npy"
         )

@@ -251,7 +251,7 @@ def _attack(s: Shown, plan: Plan, pictures: Pictures) -> dict[str, Any]:
             {
                 "eps": e.eps,
                 "label": radius(e.eps),
-                "words": budget(e.norm, round(e.eps, 6)),
+                "words": budget(e.norm, e.eps),
                 "rows": _examples(e, ids, pictures),
             }
             for e in sorted(sizes, key=lambda e: e.eps)
@@ -301,7 +301,7 @@ def _static(s: Shown) -> str:
     e = s.sizes[0]
     return (
         f"<p><b>{esc(attack_title(s.attack))}.</b> {esc(attack_says(s.attack))} Here with "
-        f"{esc(budget(e.norm, round(e.eps, 6)))}.</p>{strips(e, STRIPS)}"
+        f"{esc(budget(e.norm, e.eps))}.</p>{strips(e, STRIPS)}"
     )
 
 
