@@ -16,7 +16,7 @@ import holdfast.linear
 
 LAYERS = (
     {"types", "errors", "rng", "files", "notebooks", "_version"},
-    {"functional", "config"},
+    {"functional", "config", "pml"},
     {"threat", "patch", "schedules", "search", "miners", "losses"},
     {"adversaries", "attacks", "certify", "results"},
     {"defenses", "evaluation", "data", "encoders", "inference", "guard"},
@@ -31,7 +31,8 @@ ALSO = {
     "files": {"errors"}, "rng": {"errors"}, "types": {"rng"}, "search": {"threat", "schedules", "patch"},
     "report": {"comparison"}, "quickstart": {"runs", "recipes", "report"}, "comparison": {"runs"},
     "demonstration": {"quickstart", "recipes", "runs", "starter"}, "starter": {"runs", "recipes"},
-    "estimator": {"recipes"}, "adapters": {"recipes"}, "export": {"runs"}, "leaderboard": {"runs", "report"},
+    "estimator": {"recipes"}, "adapters": {"recipes"}, "export": {"runs"},
+    "leaderboard": {"runs", "report", "recipes", "certification", "run_certificates"},
     "verify": {"runs", "clusters", "certification", "run_certificates"},
     "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},
@@ -48,13 +49,12 @@ OPTIONAL = {
 MAY_USE_OPTIONAL = (
     "encoders",
     "data",
+    "pml",
     "training.engine",
     "training.fabric",
     "evaluation.indexes",
     "bench",
     "queues",
-    "losses.pml",
-    "miners.pml",
     "adapters",
     "export",
     "stores",

@@ -52,7 +52,7 @@ app.command("verify")(verify.verify_command)
 app.command("export")(export.export_command)
 app.command("audit")(audit.audit_command)
 app.command("bench")(bench.bench_command)
-app.command("leaderboard")(leaderboard.leaderboard_command)
+app.add_typer(leaderboard.app, name="leaderboard")
 app.command("list")(listing.list_command)
 app.command("doctor")(doctor.doctor_command)
 

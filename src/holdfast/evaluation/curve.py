@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ..errors import InvalidArgument
 from .stats import Estimate, Values, estimate, numbers, wilson, zeros_and_ones
@@ -71,7 +71,9 @@ def median_radius(radii: Values, clean_right: Values) -> Estimate:
     """
     r = np.sort(_effective(radii, clean_right))
     n = r.size
-    k = max(1, int(stats.binom.ppf(0.025, n, 0.5)))  # fewer than k of n below the median: chance < 0.025
+    k = max(
+        1, int(scipy.stats.binom.ppf(0.025, n, 0.5))
+    )  # chance < 0.025 that fewer are below the median
     return Estimate(float(r[(n - 1) // 2]), float(r[k - 1]), float(r[n - k]), n)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from ..errors import InvalidArgument
 from .stats import Z95, Values, bootstrap, numbers, zeros_and_ones
@@ -191,7 +191,7 @@ def mcnemar(a: Values, b: Values, alternative: Alternative = "two-sided") -> flo
     better, discordant = int((b > a).sum()), int((b != a).sum())
     if discordant == 0:
         return 1.0
-    return float(stats.binomtest(better, discordant, 0.5, alternative=alternative).pvalue)
+    return float(scipy.stats.binomtest(better, discordant, 0.5, alternative=alternative).pvalue)
 
 
 def tolerance(p: float, n: int) -> float:
@@ -246,8 +246,8 @@ def compare_seeds(a: Values, b: Values) -> SeedComparison:
         half, p = 0.0, float(difference == 0)
     else:
         freedom = parts.sum() ** 2 / (parts**2 / (np.array(seeds) - 1)).sum()
-        half = float(stats.t.ppf(0.975, freedom)) * error
-        p = float(2 * stats.t.sf(abs(difference) / error, freedom))
+        half = float(scipy.stats.t.ppf(0.975, freedom)) * error
+        p = float(2 * scipy.stats.t.sf(abs(difference) / error, freedom))
     return SeedComparison(
         difference=difference,
         seeds=seeds,

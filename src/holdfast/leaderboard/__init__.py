@@ -1,7 +1,12 @@
-"""The leaderboard as files: one hashed record per run, tables and a static page made from them."""
+"""The leaderboard as files: tracks that make one hashed record per run, and tables made from these."""
 
 from .board import Board, Row, boards
 from .entries import Entry, add, read_entries
+from .running import Places, run_track
 from .show import markdown, page
+from .tracks import TRACKS, TableTrack, Track
 
-__all__ = ["Board", "Entry", "Row", "add", "boards", "markdown", "page", "read_entries"]
+__all__ = [
+    "TRACKS", "Board", "Entry", "Places", "Row", "TableTrack", "Track", "add", "boards", "markdown", "page",
+    "read_entries", "run_track",
+]  # fmt: skip

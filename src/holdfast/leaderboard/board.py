@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from ..evaluation.paired import compare_seeds
@@ -13,9 +13,11 @@ from ..results import Record
 from .entries import Entry
 
 
-class Track(NamedTuple):
+class Terms(NamedTuple):
     """What rows must share to stand in one table."""
 
+    track: str
+    kind: str
     dataset: str
     protocol: str
     encoder: str
@@ -23,27 +25,110 @@ class Track(NamedTuple):
     eps: float
 
     def words(self) -> str:
-        """Return the track in words."""
+        """Return the terms in words."""
         levels = f"{255 * self.eps:.0f}/255" if abs(255 * self.eps - round(255 * self.eps)) < 1e-6 else ""
-        radius = levels or f"{self.eps:.4g}"
-        return f"{self.dataset}, {self.protocol}, {self.encoder}, {self.norm} eps {radius}"
+        radius = f"eps {levels or f'{self.eps:.4g}'}" if self.eps else "certified"
+        track = f"{self.track}: " * bool(self.track)
+        title = f" ({KINDS[self.kind].title})" * bool(KINDS[self.kind].title)
+        return f"{track}{self.dataset}, {self.protocol}, {self.encoder}, {self.norm} {radius}{title}"
 
 
 class Measure(NamedTuple):
-    """A column: its heading, and the factor that brings it to points of 100."""
+    """A column: its heading, the factor that brings it to what is shown, and whether less is better."""
 
     title: str
-    scale: float
+    scale: float = 100.0
+    lower: bool = False
 
 
-MEASURES: Mapping[str, Measure] = {
-    "clean": Measure("clean R@1", 100.0),
-    "worst": Measure("worst-case R@1", 100.0),
-    "ers": Measure("ERS", 1.0),
-    "published": Measure("ERS, published faults", 1.0),
+class Kind(NamedTuple):
+    """What a table is about.
+
+    Attributes
+    ----------
+    title
+        Words for headings, if any.
+    suites
+        Suites whose records make rows.
+    measures
+        Columns; those of certified shares come on top, as radii differ.
+    ranking
+        Measures to rank by, best first.
+    front
+        What is traded: a clean and a robust measure.
+    legend
+        How figures are to be read.
+    """
+
+    title: str
+    suites: tuple[str, ...]
+    measures: Mapping[str, Measure]
+    ranking: tuple[str, ...]
+    front: tuple[str, str]
+    legend: str
+
+
+_CLEAN = Measure("clean R@1")
+KINDS: Mapping[str, Kind] = {
+    "ranking": Kind(
+        "",
+        ("ers", "worst-case", "core"),
+        {
+            "clean": _CLEAN,
+            "worst": Measure("worst-case R@1"),
+            "ers": Measure("ERS", 1.0),
+            "resistance": Measure("resistance", 1.0),
+        },
+        ("ers", "worst", "clean"),
+        ("clean", "worst"),
+        "R@1 in percent, ERS and resistance from 0 to 100. * no other row has both a higher clean and a "
+        "higher worst-case R@1. Worst case is the lowest R@1 under any attack that was run: an upper bound.",
+    ),
+    "published": Kind(
+        "faults of the published code included",
+        ("ers-robrank",),
+        {"clean": _CLEAN, "published": Measure("ERS, published faults", 1.0)},
+        ("published", "clean"),
+        ("clean", "published"),
+        "R@1 in percent, ERS from 0 to 100. * no other row is higher in both.",
+    ),
+    "clusters": Kind(
+        "clusters",
+        ("clustering-worst", "clustering"),
+        {
+            "clean": Measure("clean accuracy"),
+            "worst": Measure("worst-case accuracy"),
+            "flip": Measure("flips", lower=True),
+            "nmi": Measure("NMI under attack"),
+        },
+        ("worst", "clean"),
+        ("clean", "worst"),
+        "In percent; accuracy names clusters one to one, flips are queries that left their cluster. * no "
+        "other row is higher in both accuracies. Worst case over attacks, query by query: an upper bound.",
+    ),
+    "certified": Kind(
+        "certificates",
+        ("certified",),
+        {"clean": _CLEAN, "median": Measure("median radius", 1.0)},
+        ("median", "clean"),
+        ("clean", "median"),
+        "Shares of queries that are right and certified beyond a radius, in percent: lower bounds. * no "
+        "other row has both a higher clean R@1 and a larger median radius.",
+    ),
+    "neighbours": Kind(
+        "certificates of nearest neighbours",
+        ("knn-1",),
+        {"clean": Measure("clean error", lower=True), "median": Measure("median radius", 1.0)},
+        ("median", "clean"),
+        ("clean", "median"),
+        "Errors in percent, certified at the radius: upper bounds, less is better. * no other row has both a "
+        "lower clean error and a larger median radius.",
+    ),
 }
-"""Columns, all higher is better: R@1 without attack, the lowest under any attack that measures it (by query
-where the worst-case suite was run), and the score of ``ers`` or of ``ers-robrank``."""
+"""Tables by what they are about; suites with faults never stand in one table with mended ones."""
+_OF_SUITE = {suite: kind for kind, found in KINDS.items() for suite in found.suites}
+_CERTIFIED = ("certified", "neighbours")
+_AT = "certified@"
 
 
 @dataclass(frozen=True)
@@ -63,10 +148,10 @@ class Row:
     seconds
         Mean seconds of training; machines may differ.
     front
-        Whether no other row has both a higher clean and a higher worst-case mean.
+        Whether no other row is better in both measures that the table trades.
     against
         In words how the ranking measure stands to the first row: ``"first"``, ``"within noise"``,
-        ``"lower"`` or ``"too few seeds"``.
+        ``"behind"`` or ``"too few seeds"``.
     """
 
     recipe: str
@@ -90,58 +175,65 @@ class Row:
 
 @dataclass(frozen=True)
 class Board:
-    """All rows of one track, best first by ``ranked_by``."""
+    """All rows under the same terms, best first by ``ranked_by``."""
 
-    track: Track
+    terms: Terms
     ranked_by: str
     rows: tuple[Row, ...]
 
     @property
-    def measures(self) -> list[str]:
+    def measures(self) -> dict[str, Measure]:
         """The columns that any row has."""
-        return [name for name in MEASURES if any(row.values.get(name) for row in self.rows)]
-
-
-RANKING = ("ers", "worst", "published", "clean")
+        found = dict(KINDS[self.terms.kind].measures)
+        radii = {name for row in self.rows for name in row.values if name.startswith(_AT)}
+        lower = self.terms.kind == "neighbours"
+        for name in sorted(radii, key=lambda name: float(name.removeprefix(_AT))):
+            radius = f"{float(name.removeprefix(_AT)):.4g}"
+            title = f"error at {radius}" if lower else f"certified at {radius}"
+            found[name] = Measure(title, lower=lower)
+        return {name: m for name, m in found.items() if any(row.values.get(name) for row in self.rows)}
 
 
 def boards(entries: Iterable[Entry]) -> list[Board]:
-    """Return one board for each track, ordered by track.
+    """Return a board for every set of terms, ordered by them.
 
-    Rows are ranked by the robustness score, or by the first of :data:`RANKING` that most rows have. What lies
-    below the first row by less than the noise of training says so: Welch's test over seeds, as in
+    Rows are ranked by the first measure of the kind that most rows have. What lies behind the first row by
+    less than the noise of training says so: Welch's test over seeds, as in
     :func:`~holdfast.evaluation.paired.compare_seeds`.
     """
-    found: dict[Track, dict[str, list[tuple[Entry, list[Record]]]]] = {}
+    found: dict[Terms, dict[str, list[tuple[Entry, list[Record]]]]] = {}
     for entry in entries:
-        tracks: dict[Track, list[Record]] = {}
+        clean = [
+            r for r in entry.records if r["attack"] == "none" and r["suite"] not in KINDS["neighbours"].suites
+        ]
+        parts: dict[Terms, list[Record]] = {}
         for r in entry.records:
-            if r["state"] == "attacked" and r["suite"] in SUITES:
-                at = Track(r["dataset"], r["protocol"], r["encoder"], r["norm"], r["eps"])
-                tracks.setdefault(at, []).append(r)
-        for at, records in tracks.items():
-            clean = [r for r in entry.records if r["attack"] == "none"]
+            kind = _OF_SUITE.get(r["suite"])
+            if kind is not None and (r["state"] == "attacked" or kind == "neighbours"):
+                eps = 0.0 if kind in _CERTIFIED else r["eps"]
+                at = Terms(entry.track, kind, r["dataset"], r["protocol"], r["encoder"], r["norm"], eps)
+                parts.setdefault(at, []).append(r)
+        for at, records in parts.items():
             found.setdefault(at, {}).setdefault(entry.recipe, []).append((entry, [*clean, *records]))
-    return [_board(track, rows) for track, rows in sorted(found.items())]
+    return [_board(terms, rows) for terms, rows in sorted(found.items())]
 
 
-SUITES = ("ers", "ers-robrank", "worst-case", "core")
-"""Suites whose numbers make a row."""
+def _board(terms: Terms, found: Mapping[str, Sequence[tuple[Entry, list[Record]]]]) -> Board:
+    kind = KINDS[terms.kind]
+    rows = [_row(recipe, runs, terms.kind) for recipe, runs in found.items()]
+    has = {m: sum(bool(r.values.get(m)) for r in rows) for m in kind.ranking}
+    ranked = max(kind.ranking, key=lambda m: (has[m], -kind.ranking.index(m)))
+    sign = -1.0 if kind.measures[ranked].lower else 1.0
+    rows.sort(key=lambda row: (-sign * (row.mean(ranked) or 0.0), row.recipe))
+    return Board(terms, ranked, tuple(_placed(row, rows, ranked, kind) for row in rows))
 
 
-def _board(track: Track, found: Mapping[str, Sequence[tuple[Entry, list[Record]]]]) -> Board:
-    rows = [_row(recipe, runs) for recipe, runs in found.items()]
-    ranked = max(RANKING, key=lambda m: (sum(bool(r.values.get(m)) for r in rows), -RANKING.index(m)))
-    rows.sort(key=lambda row: (-(row.mean(ranked) or 0.0), row.recipe))
-    return Board(track, ranked, tuple(_placed(row, rows, ranked) for row in rows))
-
-
-def _row(recipe: str, runs: Sequence[tuple[Entry, list[Record]]]) -> Row:
+def _row(recipe: str, runs: Sequence[tuple[Entry, list[Record]]], kind: str) -> Row:
     runs = sorted(runs, key=lambda run: run[0].seed)
     values: dict[str, tuple[float, ...]] = {}
-    for name, measure in MEASURES.items():
-        each = [_value(name, records) for _, records in runs]
-        values[name] = tuple(measure.scale * v for v in each if v is not None)
+    for _, records in runs:
+        for name, value in _values(records, kind).items():
+            values[name] = (*values.get(name, ()), value)
     verdicts = Counter[str]()
     for _, records in runs:
         verdicts.update({r["suite"]: r["verdict"] for r in records if r["state"] == "attacked"}.values())
@@ -149,37 +241,68 @@ def _row(recipe: str, runs: Sequence[tuple[Entry, list[Record]]]) -> Row:
         recipe=recipe,
         seeds=tuple(entry.seed for entry, _ in runs),
         values=values,
-        verdicts=dict(verdicts),
+        verdicts=dict(verdicts) if kind not in _CERTIFIED else {},
         seconds=statistics.fmean(entry.seconds for entry, _ in runs),
     )
 
 
-def _value(measure: str, records: Sequence[Record]) -> float | None:
-    """Return one measure of one run, as recorded; the worst case is the lowest Recall@1 under attack."""
-    suites = {"ers": "ers", "published": "ers-robrank"}
-    if measure in suites:
-        chosen = [
-            r for r in records if (r["suite"], r["attack"], r["metric"]) == (suites[measure], "all", "ers")
-        ]
-        return chosen[-1]["value"] if chosen else None
-    state = "clean" if measure == "clean" else "attacked"
-    recall = [
-        r for r in records
-        if r["metric"] == "recall@1" and r["state"] == state and (r["attack"] == "none") == (state == "clean")
-    ]  # fmt: skip
-    if measure == "clean":
-        return max(recall, key=lambda r: r["n"])["value"] if recall else None
-    return min((r["value"] for r in recall), default=None)
+def _values(records: Sequence[Record], kind: str) -> dict[str, float]:
+    """Return the measures of one run as they are shown; the worst case is the lowest under attack."""
+    clean = [r for r in records if r["state"] == "clean"]
+    attacked = [r for r in records if r["state"] == "attacked"]
+
+    def lowest(metric: str) -> float | None:
+        return min(
+            (r["value"] for r in attacked if r["metric"] == metric and r["attack"] != "none"), default=None
+        )
+
+    def last(metric: str, among: Sequence[Record]) -> float | None:
+        found = [r for r in among if r["metric"] == metric]
+        return max(found, key=lambda r: r["n"])["value"] if found else None
+
+    def score(metric: str) -> float | None:
+        return next(
+            (r["value"] for r in reversed(attacked) if r["metric"] == metric and r["attack"] == "all"), None
+        )
+
+    found: dict[str, float | None] = {"clean": last("recall@1", [r for r in clean if r["attack"] == "none"])}
+    if kind == "ranking":
+        found |= {"worst": lowest("recall@1"), "ers": score("ers"), "resistance": score("resistance")}
+    elif kind == "published":
+        found["published"] = score("ers")
+    elif kind == "clusters":
+        found |= {"clean": last("accuracy", clean), "worst": lowest("accuracy"), "nmi": lowest("nmi")}
+        found["flip"] = max((r["value"] for r in attacked if r["metric"] == "flip"), default=None)
+    else:
+        found["median"] = last("certified-median", attacked)
+        shares = {r["metric"]: r["value"] for r in records if r["metric"].startswith(_AT)}
+        if kind == "neighbours":
+            found["clean"] = last("clean-error", records)
+            shares = {name: 1.0 - value for name, value in shares.items()}
+            found["median"] = last("certified-median", records)
+        found |= shares
+    scales = KINDS[kind].measures
+    return {
+        name: (scales[name].scale if name in scales else 100.0) * value
+        for name, value in found.items()
+        if value is not None
+    }
 
 
-def _placed(row: Row, rows: Sequence[Row], ranked: str) -> Row:
-    clean, worst = row.mean("clean"), row.mean("worst")
+def _placed(row: Row, rows: Sequence[Row], ranked: str, kind: Kind) -> Row:
+    signs = [-1.0 if kind.measures[name].lower else 1.0 for name in kind.front]
+
+    def figures(r: Row) -> list[float] | None:
+        means = [r.mean(name) for name in kind.front]
+        return None if None in means else [s * m for s, m in zip(signs, means, strict=True) if m is not None]
+
+    mine = figures(row)
 
     def beaten(other: Row) -> bool:
-        a, b = other.mean("clean"), other.mean("worst")
-        if None in (a, b, clean, worst):
+        theirs = figures(other)
+        if theirs is None or mine is None:
             return False
-        return bool(a >= clean and b >= worst and (a > clean or b > worst))  # type: ignore[operator]
+        return theirs != mine and all(a >= b for a, b in zip(theirs, mine, strict=True))
 
     first = rows[0]
     if row is first:
@@ -188,10 +311,9 @@ def _placed(row: Row, rows: Sequence[Row], ranked: str) -> Row:
         against = "not measured"
     else:
         found = compare_seeds(row.values[ranked], first.values[ranked])
-        against = "lower" if found.supported else "within noise" if found.enough else "too few seeds"
-    known = clean is not None and worst is not None
-    return Row(
-        **{name: getattr(row, name) for name in ("recipe", "seeds", "values", "verdicts", "seconds")},
-        front=known and not any(beaten(other) for other in rows if other is not row),
+        against = "behind" if found.supported else "within noise" if found.enough else "too few seeds"
+    return replace(
+        row,
+        front=mine is not None and not any(beaten(other) for other in rows if other is not row),
         against=against,
     )

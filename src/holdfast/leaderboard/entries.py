@@ -29,8 +29,8 @@ class Entry:
     ----------
     path
         The file.
-    name, recipe, seed
-        Of the run; runs of one recipe that differ in the seed alone are one row.
+    name, track, recipe, seed
+        Of the run; runs of one recipe on one track that differ in the seed alone are one row.
     content
         The whole file.
     records
@@ -45,6 +45,11 @@ class Entry:
     def name(self) -> str:
         """Name of the entry."""
         return str(self.content["name"])
+
+    @property
+    def track(self) -> str:
+        """Name of the track that it was run for, or nothing."""
+        return str(self.content.get("track", ""))
 
     @property
     def recipe(self) -> str:
@@ -73,7 +78,7 @@ def signature(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def add(run: str | Path, folder: str | Path) -> Path:
+def add(run: str | Path, folder: str | Path, *, track: str = "") -> Path:
     """Write the entry of an evaluated run into a folder of results.
 
     Parameters
@@ -82,6 +87,8 @@ def add(run: str | Path, folder: str | Path) -> Path:
         A finished run folder with records of an evaluation that was checked.
     folder
         Made if need be. An entry of the same recipe, settings and seed is replaced.
+    track
+        Name of the track that the run belongs to.
 
     Returns
     -------
@@ -105,18 +112,13 @@ def add(run: str | Path, folder: str | Path) -> Path:
             f"{opened.path}: no evaluation of it was checked; a leaderboard needs verdicts: "
             f"holdfast evaluate {opened.path} --check quick"
         )
-    meta = opened.meta
+    meta, seed = opened.meta, opened.run.seed
     changes = _changes(meta["defaults"], meta["run"])
     recipe = " ".join([opened.run.name, *changes])
-    dataset = records[0]["dataset"]
-    name = "-".join(["".join(c if c.isalnum() or c in "-." else "-" for c in part)
-                     for part in (dataset, recipe, f"seed{opened.run.seed}")])  # fmt: skip
-    content: dict[str, Any] = {
-        "schema": SCHEMA,
-        "name": name,
-        "recipe": recipe,
-        "seed": opened.run.seed,
-        "commands": _commands(opened.path, opened.run.name, changes, opened.run.seed, name),
+    name = _named(records[0]["dataset"], recipe, seed)
+    commands = [] if not track else [f"holdfast leaderboard run {track} --entries '{recipe}' --seeds {seed}"]
+    facts = {
+        "commands": commands or _commands(opened.path, opened.run.name, changes, seed, name),
         "version": meta["version"],
         "machine": meta["machine"],
         "created": meta["created"],
@@ -124,15 +126,37 @@ def add(run: str | Path, folder: str | Path) -> Path:
         "weights": opened.weights(),
         "training_seconds": _seconds(opened.path / "log.jsonl"),
         "run": _scrubbed(meta["run"]),
-        **_packed(records),
     }
+    return write_entry(folder, name, track=track, recipe=recipe, seed=seed, records=records, **facts)
+
+
+def write_entry(
+    folder: str | Path,
+    name: str,
+    *,
+    track: str,
+    recipe: str,
+    seed: int,
+    records: Sequence[Record],
+    **facts: Any,
+) -> Path:
+    """Write ``NAME.json``: what tells the entry, its facts, its records, and the hash over all of it."""
+    told = {"track": track} if track else {}
+    content: dict[str, Any] = {
+        "schema": SCHEMA, "name": name, **told, "recipe": recipe, "seed": seed, **facts, **_packed(records),
+    }  # fmt: skip
     path = Path(folder) / f"{name}.json"
     write_text(path, _text({**content, "sha256": signature(content)}))
     return path
 
 
+def _named(dataset: str, recipe: str, seed: int) -> str:
+    parts = (dataset, recipe, f"seed{seed}")
+    return "-".join("".join(c if c.isalnum() or c in "-." else "-" for c in part) for part in parts)
+
+
 def read_entries(folder: str | Path) -> list[Entry]:
-    """Read every ``*.json`` of a folder of results, ordered by name.
+    """Read every ``*.json`` of a folder of results and of the folders in it, ordered by name.
 
     Raises
     ------
@@ -142,7 +166,7 @@ def read_entries(folder: str | Path) -> list[Entry]:
         If a file is no entry, its hash does not fit, or a record cannot be a measurement.
     """
     folder = Path(folder)
-    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    paths = sorted(folder.rglob("*.json")) if folder.is_dir() else []
     if not paths:
         raise RunError(f"{folder}: no results there; add a run with: holdfast leaderboard {folder} --add RUN")
     return [_entry(path) for path in paths]
@@ -157,6 +181,8 @@ def _entry(path: Path) -> Entry:
     for name, kind in _KINDS.items():
         if not isinstance(content[name], kind) or isinstance(content[name], bool):
             raise CorruptFile(path, None, f"need an entry whose {name} is {_words(kind)}")
+    if not isinstance(content.get("track", ""), str):
+        raise CorruptFile(path, None, "need an entry whose track is text")
     if content.get("sha256") != signature(content):
         raise CorruptFile(path, None, "its hash does not fit: it was changed after it was written")
     shared, rows = content.get("shared"), content["records"]

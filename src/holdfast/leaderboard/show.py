@@ -7,38 +7,45 @@ from collections.abc import Sequence
 from ..report import shell
 from ..report.parts import Cell, table
 from ..report.words import THIN, esc
-from .board import MEASURES, Board, Row
-
-MARK = "<!-- leaderboard -->"
-"""Stands before and after the table of the README."""
+from ..results.table import printable
+from .board import KINDS, Board, Measure, Row
 
 
 def head(board: Board) -> list[str]:
     """Return the headings of the columns."""
-    return ["recipe", *(MEASURES[m].title for m in board.measures), "seeds", "verdict", "against the first"]
+    verdict = ["verdict"] if _judged(board) else []
+    titles = [measure.title for measure in board.measures.values()]
+    return ["recipe", *titles, "seeds", *verdict, "against the first"]
 
 
 def cells(board: Board, row: Row) -> list[str]:
     """Return one row as text: mean and standard deviation over seeds."""
-    told = [*(_value(row, measure) for measure in board.measures), str(len(row.seeds))]
+    told = [*(_value(row, name, _digits(m)) for name, m in board.measures.items()), str(len(row.seeds))]
     words = ", ".join(f"{n} {word}" for word, n in sorted(row.verdicts.items(), key=lambda v: (-v[1], v[0])))
-    return [row.recipe + " *" * row.front, *told, words, row.against]
+    return [row.recipe + " *" * row.front, *told, *([words] if _judged(board) else []), row.against]
 
 
-def _value(row: Row, measure: str) -> str:
+def _judged(board: Board) -> bool:
+    return any(row.verdicts for row in board.rows)
+
+
+def _digits(measure: Measure) -> int:
+    return 3 if measure.title == "median radius" else 1
+
+
+def _value(row: Row, measure: str, digits: int) -> str:
     mean, sd = row.mean(measure), row.spread(measure)
     if mean is None:
         return "–"
-    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+    return f"{mean:.{digits}f}" if sd is None else f"{mean:.{digits}f} ± {sd:.{digits}f}"
 
 
 def caption(board: Board) -> str:
     """Say how a board is to be read."""
     return (
-        f"{board.track.words()}: mean ± standard deviation over seeds, ranked by "
-        f"{MEASURES[board.ranked_by].title}. R@1 in percent, ERS from 0 to 100. * no other row has both a "
-        "higher clean and a higher worst-case R@1. Worst case is the lowest R@1 under any attack that was "
-        "run: an upper bound. Within noise: Welch's test over seeds does not tell the row from the first."
+        f"{board.terms.words()}: mean ± standard deviation over seeds, ranked by "
+        f"{board.measures[board.ranked_by].title}. {KINDS[board.terms.kind].legend} "
+        "Within noise: Welch's test over seeds does not tell the row from the first."
     )
 
 
@@ -56,14 +63,13 @@ def _table(board: Board) -> str:
 
 def _plain(text: str) -> str:
     """Return text that cannot break a Markdown table."""
-    safe = "".join(c if c.isprintable() else " " for c in text)
-    return safe.replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
+    return printable(text).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
 
 
 def page(found: Sequence[Board]) -> str:
     """Return all boards as one self-contained page with sortable tables, one section for each track."""
     sections = [
-        shell.Section(f"track-{i}", board.track.words(), _html(board)) for i, board in enumerate(found)
+        shell.Section(f"track-{i}", board.terms.words(), _html(board)) for i, board in enumerate(found)
     ]
     footer = "Made by Holdfast {version} from hashed records; commands and settings stand in each file."
     return shell.page(
@@ -79,7 +85,7 @@ def _html(board: Board) -> str:
         parts = [_parted(text) for text in texts[1 : 1 + len(numbers)]]
         shown = [Cell(a, v, b) for (a, b), v in zip(parts, numbers, strict=True)]
         rows.append([texts[0], *shown, *texts[1 + len(numbers) :]])
-    return table(head(board), rows, label=board.track.words()) + f'<p class="note">{esc(caption(board))}</p>'
+    return table(head(board), rows, label=board.terms.words()) + f'<p class="note">{esc(caption(board))}</p>'
 
 
 def _parted(text: str) -> tuple[str, str]:

@@ -190,7 +190,7 @@ def hm_boundary(data: str = "digits") -> Run:
     return run_of("hm-boundary", s, against(s, adversary, miners(s)["s"]))
 
 
-def hm_pair(source: str, destination: str, data: str = "digits") -> Run:
+def hm_pair(source: str, destination: str, data: str = "digits", *, structure: bool = False) -> Run:
     """HM[source, destination] of two samplers; the same sampler twice is plain training with it.
 
     Parameters
@@ -199,17 +199,20 @@ def hm_pair(source: str, destination: str, data: str = "digits") -> Run:
         Letters of :func:`miners`.
     data
         Name of a setting.
+    structure
+        Whether the intra-class structure term is added; only with an adversary.
     """
     s = setting(data)
     table = miners(s)
     for letter in (source, destination):
         if letter not in table:
             raise UnknownName("sampler", letter, table)
-    name = f"hm-{source}-{destination}"
+    name = f"hm-{source}-{destination}" + "-ics" * structure
     if source == destination:
         return run_of(name, s, AdversarialTraining(loss=Triplet(margin=MARGIN), miner=table[source]))
     adversary = HardnessManipulation(destination=Mined(miner=table[destination]))
-    return run_of(name, s, against(s, adversary, table[source]))
+    extra = (IntraClassStructure(weight=s.structure),) if structure else ()
+    return run_of(name, s, against(s, adversary, table[source], extra=extra))
 
 
 def hmix(data: str = "digits") -> Run:
@@ -288,13 +291,15 @@ SAMPLERS: Mapping[str, str] = {
 """What the letters of :func:`miners` stand for."""
 
 
-def _pair(source: str, destination: str) -> Callable[[str], Run]:
+def _pair(source: str, destination: str, structure: bool = False) -> Callable[[str], Run]:
     """Return the recipe of a pair of samplers, with its description."""
-    made = partial(hm_pair, source, destination)
+    made = partial(hm_pair, source, destination, structure=structure)
     title = f"HM[{source.upper()}, {destination.upper()}]"
     words = f"{SAMPLERS[source]} triplets moved to the hardness of {SAMPLERS[destination]} ones"
     if source == destination:
         words = f"plain triplet loss on {SAMPLERS[source]} triplets, no adversary"
+    if structure:
+        title, words = f"{title}&ICS", f"{words}, with the structure term"
     made.__doc__ = f"{title}: {words} (Zhou and Patel, CVPR 2022)."
     return made
 
@@ -324,5 +329,7 @@ METHODS: Mapping[str, Callable[[str], Run]] = {
     "holdfast": holdfast,
     "holdfast-robust": holdfast_robust,
     **{f"hm-{a}-{b}": _pair(a, b) for a in SAMPLERS for b in SAMPLERS},
+    "hm-r-m-ics": _pair("r", "m", structure=True),
+    "hm-s-m-ics": _pair("s", "m", structure=True),
 }
 """Methods by name; ``hm-s-m`` is HM[S, M]."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import scipy
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from ...attacks import RankMargin, hits
@@ -65,7 +65,7 @@ def words(broken: int, tried: int, allowed: int) -> str:
 
 def allowed(count: int, alpha: float) -> int:
     """Return how many of ``count`` radii may be too large, each with probability ``alpha``: a 95 % bound."""
-    return int(binom.ppf(1 - LEVEL, count, alpha)) if alpha > 0 and count else 0
+    return int(scipy.stats.binom.ppf(1 - LEVEL, count, alpha)) if alpha > 0 and count else 0
 
 
 def strike_inside(

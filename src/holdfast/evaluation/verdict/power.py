@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 
+import scipy
 import torch
-from scipy.stats import ttest_ind, ttest_rel
 
 from ...attacks import hits
 from ...functional.ranking import chunks
@@ -64,5 +64,5 @@ def _p_value(claim: Claim) -> float:
         differences = [a - b for a, b in zip(claim.ours, claim.theirs, strict=True)]
         if len(set(differences)) == 1:  # without spread a t-test has no answer
             return 0.0 if differences[0] else 1.0
-        return float(ttest_rel(claim.ours, claim.theirs).pvalue)
-    return float(ttest_ind(claim.ours, claim.theirs, equal_var=False).pvalue)
+        return float(scipy.stats.ttest_rel(claim.ours, claim.theirs).pvalue)
+    return float(scipy.stats.ttest_ind(claim.ours, claim.theirs, equal_var=False).pvalue)
