@@ -16,6 +16,7 @@ from faults_job import (
     COMMANDS,
     FOLDER,
     Counter,
+    Ended,
     Job,
     Tally,
     again,
@@ -60,6 +61,16 @@ def _disk(job: Job, source: Path) -> Any:
         place.rmdir()
 
 
+def _go_on(job: Job, name: str, place: Path, tally: Tally, where: str, ended: Ended) -> None:
+    """Count how a command ended, and go on where nothing stands in its way any more."""
+    tally.tried += 1
+    if ended.code:
+        tally.struck += 1
+        tally.refuse(ended, where)
+    finish(job, name, place, tally, where)
+    tally.went_on += ended.code != 0
+
+
 def full_disk(job: Job, each: int, draw: random.Random) -> list[Tally]:
     """Leave each command a random part of the room that it needs, then all of it."""
     tallies = []
@@ -73,14 +84,8 @@ def full_disk(job: Job, each: int, draw: random.Random) -> list[Tally]:
                 room = draw.randrange(4096, max(need, 8192)) // 4096 * 4096
                 _mount(place, f"size={taken + room}", _REMOUNT)
                 ended = call(COMMANDS[name], place)
-                tally.tried += 1
-                where = f"{turn}: {room} bytes of {need}"
-                if ended.code:
-                    tally.struck += 1
-                    tally.refuse(ended, where)
                 _mount(place, "size=512m", _REMOUNT)
-                finish(job, name, place, tally, where)
-                tally.went_on += ended.code != 0
+                _go_on(job, name, place, tally, f"{turn}: {room} bytes of {need}", ended)
         tallies.append(tally)
     return tallies
 
@@ -106,14 +111,8 @@ def read_only(job: Job, each: int, draw: random.Random) -> list[Tally]:
 
                 # standard error is written outside of the mount: ``place`` + ".err"
                 ended = wait(fork(COMMANDS[name], place), place, act=(moment, close))
-                tally.tried += 1
-                where = f"{turn}: after {moment:.2f} s"
-                if ended.code:
-                    tally.struck += 1
-                    tally.refuse(ended, where)
                 _mount(place, "", _REMOUNT)
-                finish(job, name, place, tally, where)
-                tally.went_on += ended.code != 0
+                _go_on(job, name, place, tally, f"{turn}: after {moment:.2f} s", ended)
         tallies.append(tally)
     return tallies
 
@@ -126,13 +125,7 @@ def failing_changes(job: Job, names: Iterable[str], every: int, error: int) -> l
         for at in range(1, job.changes[name] + 1, every):
             place = job.fresh(job.before(name))
             ended = call(COMMANDS[name], place, Counter().arm(at, error))
-            tally.tried += 1
-            where = f"change {at}"
-            if ended.code:
-                tally.struck += 1
-                tally.refuse(ended, where)
-            finish(job, name, place, tally, where)
-            tally.went_on += ended.code != 0
+            _go_on(job, name, place, tally, f"change {at}", ended)
             job.drop(place)
         tallies.append(tally)
     return tallies

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.errors import HoldfastError, InvalidArgument
+from holdfast.functional.conformal import conformal_place
 from holdfast.functional.distance import Cosine, Euclidean
 from holdfast.guard import (
     CalibratedGuard,
@@ -24,7 +25,7 @@ from holdfast.guard import (
     near_duplicate_radius,
     queries_until_flagged,
 )
-from holdfast.guard.conformal import conformal_place, queries_needed
+from holdfast.guard.conformal import queries_needed
 from holdfast.rng import Randomness, stream
 from holdfast.search import NES, PGD, Square
 from holdfast.threat import LinfThreat

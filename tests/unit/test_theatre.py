@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from holdfast.evaluation.exhibit import label_of
 from holdfast.report.facts import Strength
 from holdfast.report.images import encode, pixels
-from holdfast.report.load import Exhibit, RunFolder, label_of, load_runs
+from holdfast.report.load import Exhibit, RunFolder, load_runs
 from holdfast.report.theatre import Pictures, attacks_of, section, stage
 from holdfast.results import append, make
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from ..adversaries import Collapse, HardnessManipulation, LossClimb, MinMax, Shift, at_moment
 from ..defenses.ramp import ramped
+from ..defenses.training import ROLES, arranged
 from ..encoders.adapt import picked
 from ..encoders.encoder import Standardize
 from ..errors import DataError, InvalidArgument, UnknownName
@@ -38,7 +39,6 @@ from ..types import (
 from .trace import untouched
 
 LossFunction = Callable[..., Any]
-ROLES = "apn"
 SLACK = 1e-3
 """How far standardised images may leave the box of pixels by rounding."""
 
@@ -225,22 +225,15 @@ class Hardener:
         target = adversary.target(clean_z, context.y, rows, context)
         moving = [ROLES.index(role) for role in adversary.moves]
 
-        def arrange(parts: Sequence[Tensor], rest: Sequence[Tensor]) -> Roles:
-            roles = list(rest)
-            for place, part in zip(moving, parts, strict=True):
-                roles[place] = part
-            return Roles(*roles)
-
         def objective(z: Tensor) -> Tensor:
-            now = arrange(z.chunk(len(moving)), clean)
-            return adversary.gain(TripletView(now, clean, target), context)
+            return adversary.gain(TripletView(arranged(z, moving, clean), clean, target), context)
 
         x0 = torch.cat([context.x[rows[place]] for place in moving])
         found = self._search(context, x0, objective)
         with frozen(context.bare), torch.no_grad():
-            now = arrange(context.bare(found).chunk(len(moving)), clean)
+            now = arranged(context.bare(found), moving, clean)
             self.signal["loss"] = float(Triplet()(now, context.distance).mean())
-        images = arrange(found.chunk(len(moving)), [context.x[role] for role in rows])
+        images = arranged(found, moving, [context.x[role] for role in rows])
         return torch.cat(images), rows
 
 

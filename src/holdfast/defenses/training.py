@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,24 @@ from ..types import (
 from .learnt import learnable_parts, loss_now
 
 ROLES = "apn"
+
+
+def arranged(z: Tensor, moving: Sequence[int], rest: Sequence[Tensor]) -> Roles:
+    """Put moved rows (r*t, ...), those of one role after those of another, into their roles beside the rest.
+
+    Parameters
+    ----------
+    z
+        Embeddings or images of r roles.
+    moving
+        Places of these roles in :data:`ROLES`, in their order in ``z``.
+    rest
+        Three times (t, ...); what stands at ``moving`` is replaced.
+    """
+    roles = list(rest)
+    for place, part in zip(moving, z.chunk(len(moving)), strict=True):
+        roles[place] = part
+    return Roles(*roles)
 
 
 class ExtraLoss(Protocol):
@@ -187,15 +205,8 @@ class AdversarialTraining:
         target = self.adversary.target(clean_z, ctx.y, rows, ctx)
         moving = [ROLES.index(role) for role in self.adversary.moves]
 
-        def arrange(z: Tensor, rest: Roles) -> Roles:
-            """Put moved embeddings (r*t, e) into their roles beside the resting ones."""
-            roles = list(rest)
-            for place, part in zip(moving, z.chunk(len(moving)), strict=True):
-                roles[place] = part
-            return Roles(*roles)
-
         def objective(z: Tensor) -> Tensor:
-            gain: Tensor = self.adversary.gain(TripletView(arrange(z, clean), clean, target), ctx)
+            gain: Tensor = self.adversary.gain(TripletView(arranged(z, moving, clean), clean, target), ctx)
             return gain
 
         x0 = torch.cat([ctx.x[rows[place]] for place in moving])
@@ -210,7 +221,7 @@ class AdversarialTraining:
         with_grad = list(clean)
         for place, part in zip(resting, clean_parts, strict=True):
             with_grad[place] = part
-        view = TripletView(arrange(now_z, Roles(*with_grad)), Roles(*with_grad), target)
+        view = TripletView(arranged(now_z, moving, with_grad), Roles(*with_grad), target)
         value = loss(view.now if self.on == "moved" else view.clean, ctx.distance).mean()
         ctx.signal["loss"] = float(value.detach())
         logs = {

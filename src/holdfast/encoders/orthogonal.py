@@ -212,7 +212,7 @@ class GroupSort(nn.Module):
         """(n, c, ...) -> (n, c, ...), every group of channels in descending order."""
         if x.shape[1] % self.size:
             raise InvalidArgument("x", f"channels divisible by {self.size}", x.shape[1])
-        groups = x.reshape(len(x), -1, self.size, *x.shape[2:])
+        groups = torch.unflatten(x, 1, (-1, self.size))  # keeps no number of rows when traced
         if self.size == 2:
             a, b = groups.unbind(2)
             return torch.stack([torch.maximum(a, b), torch.minimum(a, b)], 2).flatten(1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ ANCHOR = "ES"
 def exhibit_name(label: str, eps: float) -> str:
     """Return the name of the file that holds the examples of one attack at one radius."""
     return f"{label}@{eps:.6g}.npz"
+
+
+def label_of(stem: str) -> str:
+    """Return the label of an attack from ``LABEL@EPS`` or ``LABEL``.
+
+    Examples
+    --------
+    >>> label_of("CA+@0.2"), label_of("ES"), label_of("a@b")
+    ('CA+', 'ES', 'a@b')
+    """
+    label, at, eps = stem.rpartition("@")
+    try:
+        return label if at and label and math.isfinite(float(eps)) else stem
+    except ValueError:
+        return stem
 
 
 def choose_queries(task: RetrievalTask, after_z: Tensor, shift: Tensor, k: int) -> tuple[Tensor, Tensor]:

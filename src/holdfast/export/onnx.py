@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._version import __version__
-from ..encoders import GroupSort, OrthogonalLinear
+from ..encoders import OrthogonalLinear
 from ..errors import InvalidArgument, told
 from ..files import replacing
 from ..runs import RunFolder, open_run
@@ -27,29 +27,9 @@ OPSET = 18
 """The newest that onnxruntime 1.15 (2023) reads, and the oldest that PyTorch's exporter writes natively."""
 
 
-class _Sorted(nn.Module):
-    """:class:`~holdfast.encoders.GroupSort` without a number of rows that tracing would keep."""
-
-    def __init__(self, size: int) -> None:
-        super().__init__()
-        self.size = size
-
-    def forward(self, x: Tensor) -> Tensor:
-        groups = torch.unflatten(x, 1, (-1, self.size))
-        if self.size == 2:
-            a, b = groups.unbind(2)
-            return torch.stack([torch.maximum(a, b), torch.minimum(a, b)], 2).flatten(1, 2)
-        out: Tensor = groups.sort(dim=2, descending=True).values.flatten(1, 2)
-        return out
-
-
 def _plain(module: nn.Module) -> nn.Module:
     """Return a copy in evaluation mode whose proven matrices are constants."""
     copied = copy.deepcopy(module).eval().requires_grad_(False)
-    for parent in list(copied.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, GroupSort):
-                setattr(parent, name, _Sorted(child.size))
     for layer in copied.modules():
         if isinstance(layer, OrthogonalLinear):
             layer.weight = nn.Parameter(layer.matrix().clone(), requires_grad=False)

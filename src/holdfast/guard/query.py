@@ -12,11 +12,12 @@ from torch import Tensor
 
 from ..config import allow, from_plain, to_plain
 from ..errors import InvalidArgument
+from ..functional.conformal import conformal_place
 from ..functional.distance import Cosine, Euclidean, SquaredEuclidean
 from ..functional.ranking import chunks, nearest, without_self
 from ..search import frozen
 from ..types import Encoder, PairwiseDistance
-from .conformal import SCALE_EVERY, conformal_place, queries_needed
+from .conformal import SCALE_EVERY, queries_needed
 from .copies import Copies, WithCopies
 
 TINY = 1e-6

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from ..errors import InvalidArgument, MissingExtra, UnknownName
+from ..errors import InvalidArgument
+from ..pml import Options, check_options, named
 from ..types import PairwiseDistance
 from .checks import check_batch
 
-Option = bool | int | float | str | None
-
 WIDTHS = ("embedding_size", "descriptors_dim")
 """What constructors of the package call the width of the embeddings; the number of classes is one name."""
-
-
-def pml_losses() -> dict[str, type[nn.Module]]:
-    """Return the loss classes of pytorch-metric-learning by name, without its bases and wrappers.
-
-    Raises
-    ------
-    MissingExtra
-        If the package is not installed.
-    """
-    try:
-        module: Any = importlib.import_module("pytorch_metric_learning.losses")
-    except ImportError as error:
-        raise MissingExtra("pytorch-metric-learning", "pml", "a loss of that package") from error
-    base = module.BaseMetricLossFunction
-    return {
-        name: cls
-        for name, cls in vars(module).items()
-        if isinstance(cls, type) and issubclass(cls, base) and cls is not base
-    }
 
 
 def _required(cls: type) -> set[str]:
@@ -95,22 +73,13 @@ class PML:
     """
 
     loss: str = "SupConLoss"
-    options: tuple[tuple[str, Option], ...] = ()
+    options: Options = ()
     reads: ClassVar[Literal["triplets", "batch"]] = "batch"
 
     def __post_init__(self) -> None:
         if not isinstance(self.loss, str):
             raise InvalidArgument("loss", "the name of a class; for an object use FromPML", self.loss)
-        need = "(name, value) pairs, each name once, values numbers, text, booleans or None"
-        if not isinstance(self.options, tuple):
-            raise InvalidArgument("options", need, self.options)
-        for pair in self.options:
-            if not isinstance(pair, tuple) or len(pair) != 2 or not isinstance(pair[0], str):
-                raise InvalidArgument("options", need, pair)
-            if not isinstance(pair[1], Option):
-                raise InvalidArgument("options", need, pair)
-        if len(dict(self.options)) < len(self.options):
-            raise InvalidArgument("options", need, self.options)
+        check_options(self.options)
 
     def setup(self, embedding_dim: int, n_classes: int) -> nn.Module:
         """Build the loss; its parameters, if any, are drawn from torch's global generator.
@@ -163,13 +132,11 @@ class PML:
 
     def _build(self, sizes: dict[str, int]) -> nn.Module:
         """Construct the loss from the options and from those sizes that it requires."""
-        known = pml_losses()
-        if self.loss not in known:
-            raise UnknownName("loss of pytorch-metric-learning", self.loss, known)
-        required = _required(known[self.loss])
+        cls = named("loss", self.loss)
+        required = _required(cls)
         arguments = {k: v for k, v in sizes.items() if k in required} | dict(self.options)
         try:
-            return known[self.loss](**arguments)
+            return cls(**arguments)
         except (TypeError, ValueError, KeyError, AssertionError) as error:
             if not sizes and required & {"num_classes", *WIDTHS} - set(arguments):
                 need = "sizes: call setup(embedding_dim, n_classes) and use its result"

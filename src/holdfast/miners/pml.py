@@ -2,39 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import rng
-from ..errors import DataError, InvalidArgument, MissingExtra, UnknownName
+from ..errors import DataError, InvalidArgument
+from ..pml import Options, check_options, named
 from ..types import PairwiseDistance, Triplets
-
-Option = bool | int | float | str | None
-
-
-def pml_miners() -> dict[str, type[nn.Module]]:
-    """Return the miner classes of pytorch-metric-learning by name, without their base.
-
-    Raises
-    ------
-    MissingExtra
-        If the package is not installed.
-    """
-    try:
-        module: Any = importlib.import_module("pytorch_metric_learning.miners")
-    except ImportError as error:
-        raise MissingExtra("pytorch-metric-learning", "pml", "a miner of that package") from error
-    base = module.BaseMiner
-    return {
-        name: cls
-        for name, cls in vars(module).items()
-        if isinstance(cls, type) and issubclass(cls, base) and cls is not base
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,22 +40,14 @@ class PMLMiner:
     """
 
     miner: str = "TripletMarginMiner"
-    options: tuple[tuple[str, Option], ...] = ()
+    options: Options = ()
     each: int | None = 1
 
     def __post_init__(self) -> None:
         _check_each(self.each)
         if not isinstance(self.miner, str):
             raise InvalidArgument("miner", "the name of a class; for an object use FromPMLMiner", self.miner)
-        need = "(name, value) pairs, each name once, values numbers, text, booleans or None"
-        if not isinstance(self.options, tuple):
-            raise InvalidArgument("options", need, self.options)
-        for pair in self.options:
-            named = isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], str)
-            if not named or not isinstance(pair[1], Option):
-                raise InvalidArgument("options", need, pair)
-        if len(dict(self.options)) < len(self.options):
-            raise InvalidArgument("options", need, self.options)
+        check_options(self.options)
 
     def __call__(
         self, z: Tensor, y: Tensor, distance: PairwiseDistance, generator: torch.Generator | None = None
@@ -90,11 +59,9 @@ class PMLMiner:
         MissingExtra, UnknownName, InvalidArgument
             If the package is not installed, has no such miner, or the miner does not accept the options.
         """
-        known = pml_miners()
-        if self.miner not in known:
-            raise UnknownName("miner of pytorch-metric-learning", self.miner, known)
+        cls = named("miner", self.miner)
         try:
-            built = known[self.miner](**dict(self.options))
+            built = cls(**dict(self.options))
         except (TypeError, ValueError, KeyError, AssertionError) as error:
             raise InvalidArgument("options", f"what {self.miner} accepts ({error})", self.options) from error
         return FromPMLMiner(built, each=self.each)(z, y, distance, generator)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import CorruptFile, RunError
 from ..evaluation.certified import SUITE
+from ..evaluation.exhibit import label_of
 from ..files import UNREADABLE, read_json, read_lines, weigh
 from ..results import Record, latest, read
 from .certificates import Certified, read_certified
@@ -234,21 +235,6 @@ def _newest(exhibits: Mapping[str, Exhibit]) -> dict[str, Exhibit]:
         for stem, e in exhibits.items()
         if stem != e.attack or (e.attack, e.norm, f"{e.eps:.4g}") not in named
     }
-
-
-def label_of(stem: str) -> str:
-    """Return the label of an attack from ``LABEL@EPS`` or ``LABEL``.
-
-    Examples
-    --------
-    >>> label_of("CA+@0.2"), label_of("ES"), label_of("a@b")
-    ('CA+', 'ES', 'a@b')
-    """
-    label, at, eps = stem.rpartition("@")
-    try:
-        return label if at and label and math.isfinite(float(eps)) else stem
-    except ValueError:
-        return stem
 
 
 def _arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:

@@ -45,60 +45,62 @@ def findings(found: Look) -> list[Finding]:
     others = [name for names in found.others.values() for name in names]
     suffixes = ", ".join(sorted(found.others))
     turned = [p.name for p in found.pictures if p.turned]
-    made = [
-        Finding(
-            "label error", len(wrong), f"{_n(wrong, 'picture')} in several classes: {_groups(wrong)}",
+    rows: list[tuple[str, Sequence[object], str, str, str]] = [
+        (
+            "label error", wrong, "picture", f"in several classes: {_groups(wrong)}",
             "delete the wrong ones; the recipe uses none of them",
         ),
-        Finding(
-            "broken", len(broken), f"{_n(broken, 'file')} cannot be read: {_few(broken)}",
+        (
+            "broken", broken, "file", f"cannot be read: {_few(broken)}",
             "replace or delete; the recipe passes over them and tells so",
         ),
-        Finding(
-            "alike across classes", len(mixed),
-            f"{_n(mixed, 'group')} of nearly the same pictures across classes: {_groups(mixed)}",
+        (
+            "alike across classes", mixed, "group",
+            f"of nearly the same pictures across classes: {_groups(mixed)}",
             "look at them: is the class right?",
         ),
-        Finding(
-            "copies", len(copies), f"{_n(copies, 'picture')} more than once: {_groups(copies)}",
+        (
+            "copies", copies, "picture", f"more than once: {_groups(copies)}",
             "delete the copies: a query would find its own; the recipe uses the first of each",
         ),
-        Finding(
-            "alike", len(within), f"{_n(within, 'group')} of nearly the same pictures: {_groups(within)}",
+        (
+            "alike", within, "group", f"of nearly the same pictures: {_groups(within)}",
             "keep one of each where they are no different views; the recipe uses all",
         ),
-        Finding(
-            "single", len(single), f"{_n(single, 'class')} with a single picture: {_few(single)}",
+        (
+            "single", single, "class", f"with a single picture: {_few(single)}",
             "add pictures: there is nothing to find for it; the recipe leaves them out",
         ),
-        Finding(
-            "empty", len(found.empty),
-            f"{_n(found.empty, 'class folder')} without a picture: {_few(found.empty)}",
+        (
+            "empty", found.empty, "class folder", f"without a picture: {_few(found.empty)}",
             "delete, or add pictures",
         ),
-        Finding(
-            "loose", len(found.loose),
-            f"{_n(found.loose, 'picture')} beside the class folders: {_few(found.loose)}",
+        (
+            "loose", found.loose, "picture", f"beside the class folders: {_few(found.loose)}",
             "move into a class; nothing uses them there",
         ),
-        Finding(
-            "deeper", len(found.deeper),
-            f"{_n(found.deeper, 'picture')} in folders below a class: {_few(found.deeper)}",
+        (
+            "deeper", found.deeper, "picture", f"in folders below a class: {_few(found.deeper)}",
             "move up into the class; nothing uses them there",
         ),
-        Finding(
-            "others", len(others), f"{_n(others, 'file')} of other kinds ({suffixes}): {_few(others)}",
+        (
+            "others", others, "file", f"of other kinds ({suffixes}): {_few(others)}",
             "convert to JPEG or PNG if they are pictures; nothing uses them",
         ),
-        Finding(
-            "turned", len(turned), f"{_n(turned, 'picture')} to be turned by their EXIF data: {_few(turned)}",
+        (
+            "turned", turned, "picture", f"to be turned by their EXIF data: {_few(turned)}",
             "nothing to do: the recipe turns them",
         ),
     ]  # fmt: skip
+    made = [
+        Finding(kind, len(things), f"{_n(things, word)} {what}", remedy)
+        for kind, things, word, what, remedy in rows
+        if things
+    ]
     if not found.compared:
         text = f"near-duplicates were not looked for among {len(found.pictures)} pictures"
         made.append(Finding("not compared", 1, text, "nothing to do"))
-    return [finding for finding in made if finding.count]
+    return made
 
 
 def _n(things: Sequence[object], word: str) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 import torch
 from torch import Tensor
 
 from ...errors import InvalidArgument
+from ...functional.conformal import conformal_place, scores_needed
 from ...functional.distance import Euclidean
 from ...functional.ranking import chunks, nearest
 from ...rng import stream
@@ -105,7 +105,7 @@ class HubGate:
             raise InvalidArgument("rate", "a number in (0, 1)", rate)
         if not 0 < softness < math.inf:
             raise InvalidArgument("softness", "a finite number > 0", softness)
-        least = 2 * max(math.ceil(1 / Fraction(str(float(rate)))) - 1, k + 1)
+        least = 2 * max(scores_needed(rate), k + 1)
         if len(gallery) < least:
             raise InvalidArgument("gallery", f"at least {least} rows for k and this rate", len(gallery))
         ranks = distance or Euclidean()
@@ -125,7 +125,7 @@ class HubGate:
                 scores=radius[:0],
             )  # fmt: skip
             scores = gate.score(gallery[others]).sort().values
-        place = math.ceil((len(scores) + 1) * (1 - Fraction(str(float(rate)))))
+        place = conformal_place(len(scores), rate)
         return replace(gate, limit=float(scores[place - 1]), scores=scores)
 
     def score(self, z: Tensor) -> Tensor:
