@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint bench faults fuzz fuzz-quick sbom soak docs clean
+.PHONY: demo test test-slow lint bench faults fuzz fuzz-quick hashes sbom soak docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed                ## train, attack and report on digits; prints where the report is
@@ -29,6 +29,12 @@ bench: $(VENV)/.installed               ## speed ratios, measured side by side i
 sbom: $(VENV)/.installed                ## the installed packages with versions, in CycloneDX form: sbom.cdx.json
 	$(PIP) install -c constraints.txt 'cyclonedx-bom>=5'
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --mc-type library --output-reproducible --of JSON -o sbom.cdx.json $(BIN)/python
+
+hashes: $(VENV)/.created                 ## every package that an installation takes, pinned with its hash: build/hashes.txt
+	mkdir -p build
+	$(PIP) install --dry-run --ignore-installed --report build/pip.json -c constraints.txt .
+	$(BIN)/python .ci/hashes.py < build/pip.json > build/hashes.txt
+	@echo "build/hashes.txt: pip install --require-hashes -r build/hashes.txt && pip install --no-deps ."
 
 faults: $(VENV)/.installed-test         ## kills, full disks, damaged files: about a quarter of an hour
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/run.py --kills 200 --seed 0 --every 8 --each 3 --out build/faults.json
