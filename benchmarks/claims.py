@@ -232,9 +232,9 @@ def _clusters() -> list[Claim]:
             "an ensemble trained together is more robust than adapted defenses of classifiers",
             YES if beats == {"higher"} else PARTLY if "higher" in beats else NO,
             f"Fashion-MNIST: `eat` {told(ours, 'eat', measure)}, `proxy-at` "
-            f"{told(ours, 'proxy-at', measure)}, as wide as three {told(ours, 'proxy-at-wide', measure)}; but logit pairing in one model "
-            f"{told(ours, 'proxy-alp', measure)} and three members trained apart "
-            f"{told(ours, 'ensemble-independent', measure)} are within noise; Omniglot: `eat` "
+            f"{told(ours, 'proxy-at', measure)}, as wide as three {told(ours, 'proxy-at-wide', measure)}; "
+            f"logit pairing in one model {told(ours, 'proxy-alp', measure)} and three members trained apart "
+            f"{told(ours, 'ensemble-independent', measure)}: within noise; Omniglot: `eat` "
             f"{told(omniglot, 'eat', measure)} lies behind the latter's "
             f"{told(omniglot, 'ensemble-independent', measure)}",
             "python benchmarks/clustering.py eat proxy-at ensemble-independent --data-dir DIR",

@@ -310,7 +310,7 @@ TRACKS: Mapping[str, Track | TableTrack] = {
             setting="fashion-small",
             entries=("noise", "lipschitz"),
             steps=(
-                Certified(radii=(0.1, 0.25, 0.5, 1.0)),
+                Certified(radii=(0.1, 0.25, 0.5, 1.0), queries=50, samples=2_000),
                 Attacked(suite="worst-case", queries=100, norm="l2", eps=0.25),
                 Attacked(suite="worst-case", queries=100, norm="l2", eps=1.0),
             ),
@@ -322,7 +322,7 @@ TRACKS: Mapping[str, Track | TableTrack] = {
             setting="omniglot",
             entries=("noise", "lipschitz"),
             steps=(
-                Certified(radii=(0.1, 0.25, 0.5, 1.0)),
+                Certified(radii=(0.1, 0.25, 0.5, 1.0), queries=50, samples=2_000),
                 Attacked(suite="worst-case", queries=100, norm="l2", eps=0.25),
             ),
             note="Certificates are of the smoothed encoder for noise and hold with probability 0.999 each.",
