@@ -18,7 +18,7 @@ import torch
 from ._version import __version__
 from .certify import Certificate
 from .data.tabular import Table
-from .errors import HoldfastError, InvalidArgument, RunError, UnknownName
+from .errors import CorruptFile, HoldfastError, InvalidArgument, RunError, UnknownName
 from .evaluation.certified import (
     Measured,
     comparisons,
@@ -352,7 +352,10 @@ def _check_folder(folder: Path, train: str) -> None:
         meta = read_json(path)
         if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
             raise RunError(f"{path}: was written by another schema; choose another --out")
-        if meta.get("data_fingerprint", {}).get("train") != train:
+        prints = meta.get("data_fingerprint", {})
+        if not isinstance(prints, dict):
+            raise CorruptFile(path, None, "need data_fingerprint, an object")
+        if prints.get("train") != train:
             raise RunError(f"{folder}: holds certificates of other data; choose another --out")
     elif folder.exists() and (
         not folder.is_dir() or any(p.name not in _PARTS and p.suffix != ".tmp" for p in folder.iterdir())
@@ -394,8 +397,7 @@ def _metric(
     key = settings_hash(train=train, method=name, seed=seed, version=__version__)
     path = folder / "metrics" / f"{name}-seed{seed}-{key}.npz"
     if path.is_file():
-        arrays = read_arrays(path)
-        return Learned(arrays["m"], arrays.get("x"), arrays.get("y")), float(arrays["seconds"])
+        return _kept_metric(path, table.x_train.shape[1])
     start = time.perf_counter()
     learned = complete(name, learner(table.x_train, table.y_train, seed))
     taken = time.perf_counter() - start
@@ -404,6 +406,19 @@ def _metric(
     own = {name: part for name, part in (("x", learned.x), ("y", learned.y)) if part is not None}
     write_arrays(path, {"m": learned.matrix, "seconds": np.array(taken), **own})
     return learned, taken
+
+
+def _kept_metric(path: Path, width: int) -> tuple[Learned, float]:
+    """Read a metric that an earlier call learned."""
+    arrays = read_arrays(path)
+    none = np.empty(0)
+    m, seconds, x, y = (arrays.get(name, none) for name in ("m", "seconds", "x", "y"))
+    own = "x" in arrays or "y" in arrays
+    sound = m.shape == (width, width) and seconds.shape == () and (not own or x.shape == (y.size, width))
+    sound = sound and y.ndim == 1 and all(a.dtype.kind in "fiu" for a in (m, seconds, x))
+    if not (sound and np.isfinite(m).all() and np.isfinite(seconds) and np.isfinite(x).all()):
+        raise CorruptFile(path, None, f"need a metric of {width} features, and the seconds that it took")
+    return Learned(m, x if own else None, y if own else None), float(seconds)
 
 
 def _certificate(

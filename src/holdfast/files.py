@@ -197,9 +197,18 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         try:
             weigh(handle)
             with np.load(handle, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                return {name: characters(file[name]) for name in file.files}
         except UNREADABLE as error:
             raise CorruptFile(path, None, f"need an .npz archive of plain arrays ({error})") from error
+
+
+def characters(array: np.ndarray) -> np.ndarray:
+    """Return an array of a file; refuse text that holds no characters, on which Python fails."""
+    if array.dtype.kind == "U" and array.nbytes:
+        codes = np.frombuffer(array.tobytes(), np.dtype("u4").newbyteorder(array.dtype.byteorder))
+        if int(codes.max()) > sys.maxunicode:
+            raise ValueError("text of numbers that are no characters")
+    return array
 
 
 def weigh(handle: BinaryIO) -> None:

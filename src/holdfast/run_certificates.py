@@ -43,6 +43,7 @@ from .files import read_arrays, read_json, write_arrays, write_json
 from .functional.ranking import chunks
 from .report import write_report
 from .report.certificates import RUN_KIND
+from .report.certify_file import read_certify
 from .results.record import Record
 from .runs import RunFolder, machine, open_run, record_fields
 from .search import full_float32
@@ -288,6 +289,8 @@ def _check(folder: Path) -> None:
     meta = read_json(path) if path.is_file() else {"schema": SCHEMA, "kind": RUN_KIND}
     if not isinstance(meta, dict) or (meta.get("schema"), meta.get("kind")) != (SCHEMA, RUN_KIND):
         raise RunError(f"{path}: holds certificates of something else, or of another schema")
+    if path.is_file():
+        read_certify(path)
 
 
 def _there(folder: Path, about: Mapping[str, Any]) -> dict[tuple[str, int], tuple[Measured, dict[str, Any]]]:

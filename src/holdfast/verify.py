@@ -43,6 +43,7 @@ from .evaluation.query_certificates import certify_queries, certify_task
 from .evaluation.stored import Chunk, stored_chunks, stored_name
 from .evaluation.suite import EntryResult, Share, _load, attack_again, taken
 from .files import read_arrays, read_json
+from .report.certify_file import read_certify
 from .results import record
 from .results.record import Record
 from .rng import stream
@@ -402,7 +403,7 @@ class _Look:
 
     def certification(self, fingerprint: str, some: Sequence[Record], again: bool) -> list[Check]:
         """Look at the records of one certification."""
-        meta = read_json(self.opened.path / "certify.json")
+        meta = read_certify(self.opened.path / "certify.json")
         row = next((r for r in meta.get("rows", []) if r.get("fingerprint") == fingerprint), None)
         if row is None:
             return _unseen(some, "certify.json tells of a later one")

@@ -31,15 +31,21 @@ from holdfast.data.idx import read_idx
 from holdfast.data.tabular import load_table
 from holdfast.encoders.weights import read_weights
 from holdfast.errors import HoldfastError
+from holdfast.evaluation.stored import read_values
 from holdfast.evaluation.vectors import open_vectors, read_labels
 from holdfast.files import read_arrays
 from holdfast.inference.index import ClusterIndex
 from holdfast.leaderboard import read_entries
 from holdfast.leaderboard.entries import signature
 from holdfast.linear import ARML, RobustKNeighborsClassifier
-from holdfast.results import make
+from holdfast.report.certificates import read_certified, title
+from holdfast.report.cluster_files import read_clustering
+from holdfast.report.load import _exhibit as read_exhibit
+from holdfast.report.load import _map as read_map
+from holdfast.results import Record, make
 from holdfast.results.record import append, read
 from holdfast.runs import open_run
+from holdfast.stores import FaissStore, build_faiss
 from holdfast.training.checkpoint import Checkpoint
 
 ALLOWED = (HoldfastError, OSError)
@@ -402,14 +408,230 @@ def _index(data: bytes, folder: Path) -> object:
     if data[:1] == INSIDE:
         text = np.array(data[1:].decode("utf-8", "replace"))
         data = _zip({**_index_file()[1], "header.npy": _npy(text)})
+    elif data[:1] == b"\2":
+        data = _arrays_of(INSIDE + data[1:], _index_arrays())
     else:
         data = data[1:]
     return ClusterIndex.load(_put(folder, "i.npz", data))
 
 
+@cache
+def _index_arrays() -> dict[str, bytes]:
+    _, members, header = _index_file()
+    names = {name: _npy(np.array([0, 1])) for name in ("hungarian", "majority")}
+    sound = {name.removesuffix(".npy"): data for name, data in members.items()}
+    words = {"header": _npy(np.array(header.decode())), "feature_names_in": _npy(np.array(["a", "b"]))}
+    return {**sound, **names, **words, "silhouettes": _npy(np.array([[2.0, 0.5]]))}
+
+
 def _index_seeds() -> list[bytes]:
     whole, _, header = _index_file()
-    return [WHOLE + whole, INSIDE + header]
+    arrays = [b"\2" + seed[1:] for seed in _array_seeds(_index_arrays())[1:]]
+    return [WHOLE + whole, INSIDE + header, *arrays]
+
+
+# --- what a run folder holds for reports
+
+
+def _arrays_of(data: bytes, sound: Mapping[str, bytes]) -> bytes:
+    """Return an archive: the bytes themselves, or sound arrays of which one is exchanged, or left out."""
+    if data[:1] != INSIDE:
+        return data[1:]
+    names = sorted(sound)
+    name = names[(data[1] if len(data) > 1 else 0) % len(names)]
+    rest = {name: data[2:]} if len(data) > 2 else {}
+    return _zip({f"{key}.npy": value for key, value in {**sound, name: b""}.items() if value} | {
+        f"{key}.npy": value for key, value in rest.items()
+    })  # fmt: skip
+
+
+def _array_seeds(sound: Mapping[str, bytes]) -> list[bytes]:
+    whole = WHOLE + _zip({f"{name}.npy": data for name, data in sound.items()})
+    places = enumerate(sorted(sound))
+    return [whole, *(INSIDE + bytes([place]) + sound[name] for place, name in places), INSIDE + b"\1"]
+
+
+@cache
+def _exhibit_arrays() -> dict[str, bytes]:
+    one, near = np.zeros((2, 1, 2, 2), np.float32), np.zeros((2, 3, 1, 2, 2), np.float32)
+    ys, ds = np.zeros((2, 3), np.int64), np.ones((2, 3), np.float32)
+    arrays = {
+        "query": one, "attacked": one, "before_x": near, "after_x": near, "query_y": ys[:, 0],
+        "ids": ys[:, 0],
+        "before_y": ys, "before_d": ds, "after_y": ys, "after_d": ds, "held": np.array([True, False]),
+        "eps": np.array(0.1), "class_names": np.array(["a", "b"]), "norm": np.array("linf"),
+    }  # fmt: skip
+    return {name: _npy(array) for name, array in arrays.items()}
+
+
+def _exhibit(data: bytes, folder: Path) -> object:
+    found = read_exhibit(_put(folder, "ES@0.1.npz", _arrays_of(data, _exhibit_arrays())))
+    return [found.class_name(y) for y in found.rows["query_y"].tolist()], len(found)
+
+
+@cache
+def _map_arrays() -> dict[str, bytes]:
+    z, y = np.ones((3, 2), np.float32), np.arange(3)
+    arrays = {
+        "gallery_z": z, "gallery_y": y, "gallery_ids": y, "query_z": z, "query_y": y, "ids": y,
+        "distance": np.array("Euclidean"), "class_names": np.array(["a"]),
+    }  # fmt: skip
+    return {name: _npy(array) for name, array in arrays.items()}
+
+
+@cache
+def _moved_arrays() -> dict[str, bytes]:
+    arrays = {
+        "attacked_z": np.ones((3, 2), np.float32), "eps": np.array(0.1), "norm": np.array("l2"),
+    }  # fmt: skip
+    return {name: _npy(array) for name, array in arrays.items()}
+
+
+def _map(data: bytes, folder: Path) -> object:
+    place = folder / "maps"
+    if not place.is_dir():
+        place.mkdir()
+        _put(place, "clean.npz", _zip({f"{n}.npy": d for n, d in _map_arrays().items()}))
+        _put(place, "ES@0.1.npz", b"")
+    if data[:1] == b"\2":  # of an attack
+        _put(place, "ES@0.1.npz", _arrays_of(INSIDE + data[1:], _moved_arrays()))
+        return read_map(place, [])
+    other = folder / "clean"
+    other.mkdir(exist_ok=True)
+    _put(other, "clean.npz", _arrays_of(data, _map_arrays()))
+    return read_map(other, [])
+
+
+def _map_seeds() -> list[bytes]:
+    moved = [b"\2" + seed[1:] for seed in _array_seeds(_moved_arrays())[1:]]
+    return [*_array_seeds(_map_arrays()), *moved]
+
+
+@cache
+def _value_arrays() -> dict[str, bytes]:
+    arrays = {"clean.rank": np.zeros(3), "attacked.rank": np.ones(3), "x": np.zeros(1)}
+    return {name: _npy(array) for name, array in arrays.items()}
+
+
+def _values(data: bytes, folder: Path) -> object:
+    _put(folder, "ES-00000000-00000003.npz", _arrays_of(data, _value_arrays()))
+    return read_values(folder)
+
+
+@cache
+def _cluster_arrays() -> tuple[dict[str, bytes], dict[str, bytes]]:
+    z, y = np.ones((3, 2), np.float32), np.array([0, 1, 1])
+    arrays = {
+        "centroids": z[:2].astype(np.float64), "z": z, "cluster_of": y, "truth": y, "hungarian": y[:2],
+        "majority": y[:2], "class_names": np.array(["a"]),
+    }  # fmt: skip
+    both = np.zeros((2, 3), np.int64)
+    members = {"assigned": _npy(both), "attacked": _npy(both)}
+    return {name: _npy(array) for name, array in arrays.items()}, members
+
+
+def _clusters(data: bytes, folder: Path) -> object:
+    if data[:1] == b"\2":
+        place = folder / "members" / "evaluations" / "print"
+        name, text = "members.npz", _arrays_of(INSIDE + data[1:], _cluster_arrays()[1])
+    else:
+        place = folder / "clusters" / "evaluations" / "print"
+        name, text = "clusters.npz", _arrays_of(data, _cluster_arrays()[0])
+    if not place.is_dir():
+        place.mkdir(parents=True)
+    _put(place, name, text)
+    found = read_clustering(place.parents[1], _cluster_records())
+    return [one.cluster_name(0) for one in found.stored.values()] if found else None
+
+
+@cache
+def _cluster_records() -> list[Record]:
+    return [make(run="a", metric="flip", value=0.5, n=3, fingerprint="print")]
+
+
+def _cluster_seeds() -> list[bytes]:
+    members = [b"\2" + seed[1:] for seed in _array_seeds(_cluster_arrays()[1])[1:]]
+    return [*_array_seeds(_cluster_arrays()[0]), *members]
+
+
+@cache
+def _certify_text() -> bytes:
+    share = {"value": 0.5, "low": 0.4, "high": 0.6, "spread": None}
+    row = {
+        "method": "arml", "k": 1, "n": 3, "seeds": [0], "clean_error": share, "certified_error": [share],
+        "median": {**share, "spread": [0.4, None]}, "exact": 0.5, "certificate": "bound", "of": 9,
+        "train_seconds": 1.0, "seconds": 2, "files": ["certificates/a.npz"], "alpha": None,
+        "noise": {"sigma": 0.1, "samples": [2, 3], "alpha": 0.1, "seed": 0, "bound": "a"},
+        "attacked": {"tried": 1, "broken": 0, "allowed": 0},
+    }  # fmt: skip
+    recorded = {
+        "method": "itml", "k": 1, "clean_error": 0.1, "median": 0.2, "certificate": "exact",
+        "provenance": "there", "certified_error": [{"radius": 0.1, "value": 0.3}],
+    }  # fmt: skip
+    compared = {
+        "method": "arml", "baseline": "itml", "k": 1, "radius": 0.1, "difference": 0.1, "low": -1, "high": 1,
+        "p_value": 0.5, "n": 3, "discordant": [1, 2],
+    }  # fmt: skip
+    meta = {
+        "schema": 1, "rows": [row], "radii": [0.1], "failed": {"lmnn": "why"}, "recorded": [recorded],
+        "comparisons": [compared], "run": {"norm": "l2", "data": "toy"},
+    }  # fmt: skip
+    return json.dumps(meta).encode()
+
+
+@cache
+def _radius_arrays() -> dict[str, bytes]:
+    right = np.array([True, False, True])
+    arrays = {"radius": np.array([0.1, 0, np.inf]), "correct": right, "exact": right, "upper": np.ones(3)}
+    return {name: _npy(array) for name, array in arrays.items()}
+
+
+def _certify(data: bytes, folder: Path) -> object:
+    text, arrays = (data[1:], None) if data[:1] == b"\2" else (_certify_text(), data)
+    _put(folder, "certify.json", text)
+    place = folder / "certificates"
+    place.mkdir(exist_ok=True)
+    sound = {f"{name}.npy": d for name, d in _radius_arrays().items()}
+    _put(place, "a.npz", _zip(sound) if arrays is None else _arrays_of(arrays, _radius_arrays()))
+    found = read_certified(folder)
+    if found is None:
+        return None
+    rows = [row for k in found.ks() for part in ("recorded", "comparisons") for row in found.of(part, k)]
+    return found.training_seconds, [title(row["method"]) for row in rows], found.notes
+
+
+def _certify_seeds() -> list[bytes]:
+    return [b"\2" + _certify_text(), *_array_seeds(_radius_arrays())]
+
+
+# --- indexes of galleries
+
+
+@cache
+def _gallery_index() -> tuple[bytes, str, bytes, dict[str, bytes]]:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as made:
+        build_faiss(torch.eye(2), torch.arange(2), made)
+        (file,) = Path(made).glob("*.faiss")
+        rows = {name: _npy(array) for name, array in read_arrays(Path(made) / "rows.npz").items()}
+        return (Path(made) / "index.json").read_bytes(), file.name, file.read_bytes(), rows
+
+
+def _store(data: bytes, folder: Path) -> object:
+    """The description, the arrays, or the index, which FAISS never sees unless its hash is right."""
+    header, name, index, rows = _gallery_index()
+    kind = data[:1]
+    _put(folder, "index.json", data[1:] if kind == b"\2" else header)
+    _put(folder, name, data[1:] if kind == b"\3" else index)
+    arrays = _arrays_of(data if kind in (WHOLE, INSIDE) else WHOLE, rows)
+    _put(folder, "rows.npz", arrays or _zip({f"{n}.npy": d for n, d in rows.items()}))
+    return FaissStore.load(folder, trusted=True)
+
+
+def _store_seeds() -> list[bytes]:
+    header, _, index, rows = _gallery_index()
+    return [b"\2" + header, b"\3" + index, *_array_seeds(rows)]
 
 
 # --- images
@@ -436,6 +658,7 @@ def _image_seeds() -> list[bytes]:
 
 
 _JSON = (b'"type"', b'"schema"', b'"spec"', b"null", b"1e999", b"NaN", b"9" * 40, b"[]", b"{}", b"[[[", b'""')
+_NPY = (b"'descr'", b"'|O'", b"'<f8'", b"'<U9'", b"'shape'", b"(1,)", b"()", b"nan")
 TARGETS: Mapping[str, Target] = {
     "idx": Target(_idx, _idx_seeds),
     "zip": Target(_omniglot, _omniglot_seeds, (b"PK\x01\x02", b"PK\x05\x06", b"IHDR", b"../")),
@@ -453,6 +676,12 @@ TARGETS: Mapping[str, Target] = {
     "entry": Target(_entry, _entry_seeds, (*_JSON, b'"records"', b'"shared"')),
     "estimator": Target(_estimator, _estimator_seeds, (*_JSON, b'"array"', b'"texts"', b'"plain"')),
     "index": Target(_index, _index_seeds, (*_JSON, b'"facts"', b'"inertia"')),
+    "exhibit": Target(_exhibit, lambda: _array_seeds(_exhibit_arrays()), _NPY),
+    "map": Target(_map, _map_seeds, _NPY),
+    "values": Target(_values, lambda: _array_seeds(_value_arrays()), _NPY),
+    "clusters": Target(_clusters, _cluster_seeds, _NPY),
+    "certify-json": Target(_certify, _certify_seeds, (*_JSON, *_NPY, b'"rows"', b'"files"', b'"median"')),
+    "gallery-index": Target(_store, _store_seeds, (*_JSON, *_NPY, b'"file"', b'"size"', b"true")),
     "image": Target(_image, _image_seeds, (b"IHDR", b"tRNS", b"PLTE", b"\xff\xc0")),
 }
 """Parsers by name."""

@@ -18,7 +18,8 @@ from holdfast.errors import CorruptFile, DataError
 HERE = Path(__file__).resolve().parent
 NAMES = (
     "idx", "zip", "npz", "npy", "libsvm", "csv", "manifest", "encoder", "checkpoint", "weights", "records",
-    "run-json", "set", "entry", "estimator", "index", "image",
+    "run-json", "set", "entry", "estimator", "index", "exhibit", "map", "values", "clusters", "certify-json",
+    "gallery-index", "image",
 )  # fmt: skip
 SECONDS = 0.2
 

@@ -33,7 +33,7 @@ ALSO = {
     "demonstration": {"quickstart", "recipes", "runs", "starter"}, "starter": {"runs", "recipes"},
     "estimator": {"recipes"}, "adapters": {"recipes"}, "export": {"runs"},
     "leaderboard": {"runs", "report", "recipes", "certification", "run_certificates"},
-    "verify": {"runs", "clusters", "certification", "run_certificates"},
+    "verify": {"runs", "clusters", "certification", "run_certificates", "report"},
     "runs": {"clusters"}, "scorecard": {"runs", "clusters"}, "defenses": {"encoders"},
     "cli": {"__init__"}, "__main__": {"cli"},
     "guard": {"evaluation"}, "inference": {"evaluation"},

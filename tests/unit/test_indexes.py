@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from dataclasses import replace
@@ -111,7 +112,7 @@ def test_saved_and_loaded(kind: Any, tmp_path: Path) -> None:
     gallery, z = rows(300), rows(20, name="queries")
     index = GalleryIndex.build(gallery, kind, Cosine())
     index.save(tmp_path / "i")
-    again = GalleryIndex.load(tmp_path / "i", fingerprint(gallery))
+    again = GalleryIndex.load(tmp_path / "i", fingerprint(gallery), trusted=True)
     assert torch.equal(index.search(z, 4), again.search(z, 4))
     assert (again.parameters, again.cosine, again.embeddings) == (index.parameters, True, index.embeddings)
     assert not list((tmp_path / "i").glob("*.tmp"))
@@ -122,7 +123,7 @@ def test_other_embeddings_are_detected_by_their_hash(tmp_path: Path) -> None:
     index = GalleryIndex.build(gallery, "flat")
     index.save(tmp_path)
     with pytest.raises(RunError) as error:
-        GalleryIndex.load(tmp_path, fingerprint(other))
+        GalleryIndex.load(tmp_path, fingerprint(other), trusted=True)
     assert fingerprint(other) in str(error.value)
     assert fingerprint(gallery) in str(error.value)
     with pytest.raises(InvalidArgument) as refused:
@@ -149,25 +150,87 @@ def test_an_index_is_built_once_for_a_folder(tmp_path: Path, monkeypatch: pytest
 def test_broken_files(tmp_path: Path) -> None:
     index = GalleryIndex.build(rows(50), "flat")
     with pytest.raises(RunError, match="no index here"):
-        GalleryIndex.load(tmp_path)
+        GalleryIndex.load(tmp_path, trusted=True)
     index.save(tmp_path)
     (file,) = tmp_path.glob("*.faiss")
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CorruptFile, match="not an index of FAISS"):
-        GalleryIndex.load(tmp_path)
+        GalleryIndex.load(tmp_path, trusted=True)
     header = json.loads((tmp_path / "index.json").read_text())
     file.write_bytes(whole)
     (tmp_path / "index.json").write_text(json.dumps({**header, "size": 49}))
     with pytest.raises(CorruptFile, match="need 49 rows of 6, found 50 of 6"):
-        GalleryIndex.load(tmp_path)
+        GalleryIndex.load(tmp_path, trusted=True)
     (tmp_path / "index.json").write_text(json.dumps({**header, "embeddings": 3}))
     with pytest.raises(CorruptFile, match="need embeddings, a str"):
-        GalleryIndex.load(tmp_path)
+        GalleryIndex.load(tmp_path, trusted=True)
     (tmp_path / "index.json").write_text(json.dumps(header))
     file.unlink()
     with pytest.raises(RunError, match="is missing"):
-        GalleryIndex.load(tmp_path)
+        GalleryIndex.load(tmp_path, trusted=True)
+
+
+def test_an_index_of_a_stranger_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GalleryIndex.build(rows(20), "flat").save(tmp_path)
+    monkeypatch.setattr("faiss.read_index", None)
+    for said in ({}, {"trusted": False}, {"trusted": 1}):
+        with pytest.raises(InvalidArgument, match="trusted: need True, for a folder of your own: FAISS"):
+            GalleryIndex.load(tmp_path, **said)  # type: ignore[arg-type]
+
+
+def test_damage_is_told_before_faiss_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    GalleryIndex.build(rows(20), "flat").save(tmp_path)
+    (file,) = tmp_path.glob("*.faiss")
+    header = json.loads((tmp_path / "index.json").read_text())
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # one bit of a number: FAISS would not notice
+    with monkeypatch.context() as patch:
+        patch.setattr("faiss.read_index", None)
+        with pytest.raises(CorruptFile, match=f"need {header['sha256']}"):
+            GalleryIndex.load(tmp_path, trusted=True)
+    file.write_bytes(b"something else")
+    header["sha256"] = hashlib.sha256(b"something else").hexdigest()
+    (tmp_path / "index.json").write_text(json.dumps(header))
+    with pytest.raises(CorruptFile, match=r"not an index of FAISS [(]"):
+        GalleryIndex.load(tmp_path, trusted=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"size": True}, {"width": 6.0}, {"cosine": 1}, {"file": "../i.faiss"}, {"file": "flat-\0"},
+               {"sha256": 3}, {"parameters": []}],
+)  # fmt: skip
+def test_a_description_holds_what_it_says(change: dict[str, Any], tmp_path: Path) -> None:
+    GalleryIndex.build(rows(1), "flat").save(tmp_path)
+    header = json.loads((tmp_path / "index.json").read_text())
+    assert header["size"] == 1
+    (tmp_path / "index.json").write_text(json.dumps({**header, **change}))
+    with pytest.raises(CorruptFile, match=f"index.json.*need {next(iter(change))}"):
+        GalleryIndex.load(tmp_path, trusted=True)
+
+
+def test_the_index_of_a_run_is_read_again_or_built_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    gallery = rows(30)
+    deployed("flat", gallery, folder=tmp_path)
+    ((place, file),) = [(p.parent, p) for p in tmp_path.glob("*/*.faiss")]
+    header, whole = (place / "index.json").read_text(), file.read_bytes()
+    other = json.dumps({**json.loads(header), "parameters": {"kind": "ivf"}})
+    old = json.dumps({k: v for k, v in json.loads(header).items() if k != "sha256"})
+    for text, data in ((header, whole[:-9]), (other, whole), (old, whole), ("{", whole), (header, None)):
+        (place / "index.json").write_text(text)
+        file.unlink()
+        if data is not None:
+            file.write_bytes(data)
+        caplog.clear()
+        found = deployed("flat", gallery, folder=tmp_path)
+        assert "built anew" in caplog.text
+        assert found.search(gallery, 1)[:, 0].tolist() == list(range(30))
+        assert file.read_bytes() == whole
+        with monkeypatch.context() as patch:
+            patch.setattr(GalleryIndex, "build", None)
+            deployed("flat", gallery, folder=tmp_path)
 
 
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import struct
 import subprocess
 import sys
+import types
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -24,21 +26,31 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from holdfast import encoders, recipe
+from holdfast import certification, encoders, recipe, run_certificates
 from holdfast.config import from_plain, number, to_plain
 from holdfast.data import Omniglot
 from holdfast.data.decode import decode
 from holdfast.data.idx import read_idx
 from holdfast.data.paths import sizes_inside
+from holdfast.encoders import HuggingFace
+from holdfast.encoders.huggingface import _standardisation
 from holdfast.encoders.weights import read_weights
 from holdfast.errors import CorruptFile, DataError, HoldfastError, RunError
+from holdfast.evaluation.stored import read_values
 from holdfast.evaluation.vectors import open_vectors, read_labels
+from holdfast.files import read_arrays, write_arrays
+from holdfast.inference import ClusterIndex
 from holdfast.inference.storage import check_arrays
 from holdfast.leaderboard import entries
 from holdfast.linear import ARML
+from holdfast.linear.arml_storage import write_estimator
+from holdfast.report.certificates import read_certified
+from holdfast.report.history import parameters
+from holdfast.report.load import load_runs
 from holdfast.results import make
 from holdfast.results.record import append, read
 from holdfast.runs import allowed_types
+from holdfast.starter.alike import pixel_hash
 
 HANG = 5
 Make = Callable[[Path], list[object]]
@@ -201,7 +213,8 @@ GALLERY: dict[str, Make] = {
     "csv of numbers that overflow": table("".join(f"{(-1) ** i * 1e308},{i // 2 % 2}\n" for i in range(12))),
     "csv in binary": table(os.urandom(500)),
     "csv that is a pipe": lambda folder: (
-        os.mkfifo(folder / "p.csv") or ["certify", "--data", f"csv:{folder / 'p.csv'}"]  # type: ignore[func-returns-value]
+        os.mkfifo(folder / "p.csv") or ["certify", "--data",
+        f"csv:{folder / 'p.csv'}"]  # type: ignore[func-returns-value]
     ),
     "csv that is a device": lambda _: ["certify", "--data", "csv:/dev/zero"],
     "npz with a pickle": table(zipped({"x.npy": npy("{'descr': '|O', 'fortran_order': False, 'shape': (1,)}",
@@ -252,7 +265,8 @@ GALLERY: dict[str, Make] = {
     "settings without an end": run_text(deep(100_000)),
     "settings with a name twice": run_text('{"schema": 1, "schema": 1, "run": null}'),
     "settings that are a pipe": lambda folder: (
-        (folder / "e").mkdir() or os.mkfifo(folder / "e" / "x.json") or ["leaderboard", folder / "e"]  # type: ignore[func-returns-value]
+        (folder / "e").mkdir() or os.mkfifo(folder / "e" / "x.json") or ["leaderboard",
+        folder / "e"]  # type: ignore[func-returns-value]
     ),
     "a record of 5000 digits": records(changed_record().replace('"n": 9', '"n": ' + "9" * 5000)),
     "a record without an end": records(deep(100_000)),
@@ -456,6 +470,396 @@ def test_large_pictures_give_the_same_pixels_in_bands(
         with monkeypatch.context() as patch:
             patch.setattr("holdfast.data.decode._BAND", 100)
             assert (np.asarray(decode(path, 16)) == whole).all()
+
+
+# --- what a run folder holds, read for a report
+
+
+def header_of(text: str | bytes) -> bytes:
+    data = text.encode() if isinstance(text, str) else text
+    return len(data).to_bytes(8, "little") + data + bytes(64)
+
+
+def test_a_report_counts_no_parameters_that_a_file_cannot_hold(tmp_path: Path) -> None:
+    path = tmp_path / "e.safetensors"
+    entry = '{"a": {"dtype": "F32", "shape": %s, "data_offsets": [0, 8]}}'
+    assert parameters(put(path, header_of(entry % "[2, 3]"))) == 6
+    assert parameters(put(path, save({"w": torch.ones(5, 7), "n": torch.ones(2, dtype=torch.int64)}))) == 35
+    for text in (
+        deep(100_000), '{"a":' * 50_000, entry % "[1000000000000, 1000000000000, 0]",
+        entry % f"[{'9' * 5000}]",
+        entry % "[-2, -3]", entry % "[true, 9]", entry % "[1.5]", entry % '"ab"', entry % "7", "[]",
+        "{}", "5",
+        '{"a": 1}', '{"a": {"dtype": 5, "shape": [1]}}', b"\xff\xff", '{"a": {"dtype": "F32"}}',
+    ):  # fmt: skip
+        assert parameters(put(path, header_of(text))) is None
+    assert parameters(put(path, b"\xff" * 30)) is None
+    os.mkfifo(tmp_path / "p")
+    assert parameters(tmp_path / "p") is None
+
+
+def test_a_report_survives_a_header_of_brackets(tmp_path: Path, holdfast: Callable[..., Any]) -> None:
+    append(tmp_path / "run" / "records.jsonl", [make_record()])
+    put(tmp_path / "run" / "encoder.safetensors", header_of(deep(100_000)))
+    said = holdfast("report", tmp_path / "run", "--out", tmp_path / "r.html", "--static")
+    assert (said.code, said.err) == (0, "")
+
+
+SHARE = {"value": 0.5, "low": 0.4, "high": 0.6, "spread": None}
+CERTIFIED: dict[str, Any] = {
+    "schema": 1, "radii": [0.1], "failed": {}, "recorded": [], "comparisons": [],
+    "run": {"norm": "l2", "data": "toy"},
+    "rows": [{
+        "method": "arml", "k": 1, "n": 3, "seeds": [0], "clean_error": SHARE, "certified_error": [SHARE],
+        "median": SHARE, "exact": 0.5, "certificate": "bound", "train_seconds": 1.0, "seconds": 2.0,
+        "files": ["certificates/a.npz"],
+    }],
+}  # fmt: skip
+RADII = {"radius": np.array([0.1, 0.0, np.inf]), "correct": np.array([True, False, True]),
+         "exact": np.array([True, True, False])}  # fmt: skip
+
+
+def certified_folder(folder: Path, arrays: dict[str, Any] | None = None, **fields: Any) -> Path:
+    append(folder / "records.jsonl", [make_record()])
+    write_arrays(folder / "certificates" / "a.npz", {**RADII, **(arrays or {})})
+    put(folder / "certify.json", json.dumps({**CERTIFIED, **fields}))
+    return folder
+
+
+def row(**fields: Any) -> dict[str, Any]:
+    return {"rows": [{**CERTIFIED["rows"][0], **fields}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (row(files=[5]), r"rows\[0\].files\[0\]: need text"), (row(files=None), "need a list"),
+        (row(files=[]), "need seeds, files"), (row(files=["a\0b"]), "need names"),
+        (row(k="1"), "need a whole"),
+        (row(k=True), "need a whole number"), (row(n=0), "need seeds, files"),
+        (row(method=["a"]), "need text"),
+        (row(median=None), "median: need an object"), (row(median={}), "median.value is missing"),
+        (row(median={**SHARE, "spread": [1]}), "least and the largest"), (row(seconds="1"), "need a number"),
+        (row(certified_error=[]), "need 1 shares"), (row(seeds=[]), "need seeds"),
+        (row(train_seconds=1e300), "up to"),
+        (row(noise={"samples": 3}), "noise.sigma is missing"), (row(attacked=5), "attacked: need an object"),
+        ({"rows": [[]]}, "need an object"), ({"rows": {}}, "rows: need a list"),
+        ({"radii": ["a"]}, "need a number"),
+        ({"run": []}, "run: need an object"), ({"run": {"norm": []}}, "run.norm"),
+        ({"failed": {"a": 1}}, "as text"),
+        ({"recorded": [{"method": "a"}]}, "k is missing"), ({"comparisons": [5]}, "need an object"),
+        ({"kind": 5}, "kind: need text"), ({"schema": True, "rows": 5}, "rows: need a list"),
+    ],
+)  # fmt: skip
+def test_an_edited_certify_json_is_refused(
+    fields: dict[str, Any], says: str, tmp_path: Path, holdfast: Callable[..., Any]
+) -> None:
+    folder = certified_folder(tmp_path / "run", **fields)
+    with pytest.raises(CorruptFile, match=f"certify.json: cannot be read: .*{says}"):
+        read_certified(folder)
+    check(lambda _: ["report", folder], tmp_path, holdfast)
+
+
+def test_a_whole_certify_json_is_read_and_poor_radii_are_left_out(
+    tmp_path: Path, holdfast: Callable[..., Any]
+) -> None:
+    good = read_certified(certified_folder(tmp_path / "good"))
+    assert good is not None
+    assert (good.notes, list(good.arrays)) == ((), ["certificates/a.npz"])
+    for place, arrays in enumerate([
+        {"radius": np.array(1.0)}, {"radius": np.array(["a", "b", "c"])}, {"radius": np.array([1e300, 0, 0])},
+        {"radius": np.array([np.nan, 0, 0])}, {"radius": -np.ones(3)}, {"exact": np.ones(2, dtype=bool)},
+        {"correct": np.ones(3)}, {"upper": np.ones((3, 1))}, {name: a[:0] for name, a in RADII.items()},
+    ]):  # fmt: skip
+        folder = certified_folder(tmp_path / str(place), arrays)
+        found = read_certified(folder)
+        assert found is not None
+        assert not found.arrays
+        assert len(found.notes) == 1
+    said = holdfast("report", folder, "--out", tmp_path / "r.html", "--static")
+    assert (said.code, said.err) == (0, "")
+    (folder / "certificates" / "a.npz").unlink()
+    found = read_certified(folder)
+    assert found is not None
+    assert len(found.notes) == 1
+
+
+def test_certificates_are_not_taken_up_where_the_folder_was_edited(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "certify.json", json.dumps({"schema": 1, "data_fingerprint": []}))
+    with pytest.raises(CorruptFile, match="need data_fingerprint"):
+        certification._check_folder(tmp_path / "a", "hash")
+    edited = {**CERTIFIED, **row(files=[5]), "kind": "encoder"}
+    put(tmp_path / "b" / "certify.json", json.dumps(edited))
+    with pytest.raises(CorruptFile, match=r"files\[0\]: need text"):
+        run_certificates._check(tmp_path / "b")
+    sound = {"m": np.eye(2), "seconds": np.array(1.0)}
+    write_arrays(tmp_path / "m.npz", sound)
+    assert certification._kept_metric(tmp_path / "m.npz", 2)[1] == 1.0
+    own = {"x": np.zeros((3, 2)), "y": np.array([0, 1, 1])}
+    write_arrays(tmp_path / "m.npz", {**sound, **own})
+    assert certification._kept_metric(tmp_path / "m.npz", 2)[0].x.shape == (3, 2)  # type: ignore[union-attr]
+    for wrong in (
+        {"m": np.eye(3)}, {"m": np.full((2, 2), np.nan)}, {"m": np.array([["a", "b"]] * 2)}, {"x": own["x"]},
+        {"seconds": np.ones(2)}, {"seconds": np.array("1")}, {**own, "y": np.array(1)}, {"y": own["y"]},
+    ):  # fmt: skip
+        write_arrays(tmp_path / "m.npz", {**sound, **wrong})
+        with pytest.raises(CorruptFile, match="need a metric of 2 features"):
+            certification._kept_metric(tmp_path / "m.npz", 2)
+
+
+def exhibit_arrays(**changes: Any) -> dict[str, Any]:
+    one, near, y, d = (
+        np.zeros((2, 1, 2, 2)),
+        np.zeros((2, 3, 1, 2, 2)),
+        np.zeros((2, 3), int),
+        np.ones((2, 3)),
+    )
+    return {
+        "query": one, "attacked": one, "before_x": near, "after_x": near, "query_y": y[:, 0], "ids": y[:, 0],
+        "before_y": y, "before_d": d, "after_y": y, "after_d": d, "held": np.array([True, False]),
+        "eps": np.array(0.1), "class_names": np.array(["a", "b"]), "norm": np.array("linf"), **changes,
+    }  # fmt: skip
+
+
+NO_TEXT = np.frombuffer(b"\xff\xff\xff\x7f", "<U1")
+"""A number that is no character: str() of it is an error of Python's core."""
+
+
+def test_poor_examples_and_maps_are_left_out(tmp_path: Path) -> None:
+    append(tmp_path / "records.jsonl", [make_record()])
+    examples, maps = tmp_path / "exhibits" / "ES@0.1.npz", tmp_path / "maps" / "clean.npz"
+    z, y = np.ones((3, 2)), np.arange(3)
+    sound = {"gallery_z": z, "gallery_y": y, "gallery_ids": y, "query_z": z, "query_y": y, "ids": y}
+    moved = {"attacked_z": z, "eps": np.array(0.1)}
+    write_arrays(examples, exhibit_arrays())
+    write_arrays(maps, sound)
+    write_arrays(maps.with_name("ES@0.1.npz"), moved)
+    (found,) = load_runs([tmp_path])
+    assert (found.notes, list(found.map_notes), list(found.exhibits)) == ([], [], ["ES@0.1"])
+    assert found.maps is not None
+    assert [m.eps for m in found.maps.moved] == [0.1]
+    for changes in (
+        {"eps": np.array(np.inf)}, {"eps": np.array(np.nan)}, {"eps": np.array(-1.0)},
+        {"class_names": NO_TEXT},
+        {"query_y": np.array([np.nan, 0])}, {"ids": np.array([0.5, 1])}, {"norm": NO_TEXT},
+        {"before_d": np.full((2, 3), np.nan)},
+    ):  # fmt: skip
+        write_arrays(examples, exhibit_arrays(**changes))
+        (found,) = load_runs([tmp_path])
+        assert len(found.notes) == 1
+        assert not found.exhibits
+    for changes in (
+        {"gallery_y": np.array(["a", "b", "c"])}, {"ids": y + 0.5}, {"class_names": NO_TEXT},
+        {"distance": NO_TEXT},
+        {"gallery_z": np.array(1.0)},
+    ):  # fmt: skip
+        write_arrays(maps, {**sound, **changes})
+        (found,) = load_runs([tmp_path])
+        assert found.maps is None
+        assert len(found.map_notes) == 1
+    write_arrays(maps, sound)
+    for changes in ({"eps": np.array("a")}, {"eps": np.array(np.inf)}, {"norm": NO_TEXT}):
+        write_arrays(maps.with_name("ES@0.1.npz"), {**moved, **changes})
+        (found,) = load_runs([tmp_path])
+        assert found.maps is not None
+        assert not found.maps.moved
+        assert len(found.map_notes) == 1
+
+
+def test_values_of_queries_that_promise_more_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ES-00000000-00000003.npz"
+    giant = npy("{'descr': '<f8', 'fortran_order': False, 'shape': (137438953472,)}")
+    for name in ("attacked.rank", "unasked"):
+        put(path, zipped({"clean.rank.npy": npy_of(np.zeros(3)), f"{name}.npy": giant}))
+        with pytest.raises(CorruptFile, match="promises more"):
+            read_values(tmp_path)
+
+
+def npy_of(array: np.ndarray[Any, Any]) -> bytes:
+    out = io.BytesIO()
+    np.save(out, array, allow_pickle=False)
+    return out.getvalue()
+
+
+# --- fitted estimators
+
+
+def test_references_of_an_estimator_are_finite_numbers(tmp_path: Path) -> None:
+    learned = {
+        "components_": np.eye(2), "n_features_in_": 2, "references_": np.zeros((3, 2)),
+        "reference_labels_": np.array([0, 1, 1]),
+    }  # fmt: skip
+    write_estimator(tmp_path / "a", "ARML", {}, learned)
+    assert ARML.load(tmp_path / "a").references_.shape == (3, 2)
+    for name, value in [
+        ("references_", np.full((3, 2), np.nan)), ("references_", np.array([["a", "b"]] * 3)),
+        ("references_", np.array([[0, np.inf]] * 3)), ("components_", np.array([["a", "b"]] * 2)),
+    ]:  # fmt: skip
+        write_estimator(tmp_path / "a", "ARML", {}, {**learned, name: value})
+        with pytest.raises(CorruptFile, match=f"{name} holds values that are not finite numbers"):
+            ARML.load(tmp_path / "a")
+
+
+def test_the_parts_of_an_index_fit_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = ClusterIndex(n_clusters=2, n_init=1).fit(np.array([[0.0, 1], [5, 5]]), [0, 1])
+    index.save(tmp_path / "i.npz")
+    sound = read_arrays(tmp_path / "i.npz")
+    write_arrays(tmp_path / "j.npz", {**sound, "feature_names_in": np.array(["a", "b"])})
+    assert ClusterIndex.load(tmp_path / "j.npz").feature_names_in_.tolist() == ["a", "b"]
+    for changes in (
+        {"majority": None}, {"hungarian": None}, {"majority": np.zeros((2, 1), int)},
+        {"majority": np.zeros(2)},
+        {"feature_names_in": np.array(["a"])}, {"feature_names_in": np.array([1, 2])},
+        {"feature_names_in": np.repeat(NO_TEXT, 2)}, {"header": NO_TEXT},
+        {"header": np.array(str(sound["header"]).replace('"inertia": ', '"inertia": NaN, "x": '))},
+        {"header": np.array(str(sound["header"]).replace('"inertia": ', '"inertia": true, "x": '))},
+    ):  # fmt: skip
+        arrays = {k: v for k, v in {**sound, **changes}.items() if v is not None}
+        write_arrays(tmp_path / "j.npz", arrays)
+        with pytest.raises(CorruptFile):
+            ClusterIndex.load(tmp_path / "j.npz")
+    for error in (OverflowError("int too large"), RuntimeError("not a dtype"), IndexError("0")):
+
+        def raise_it(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(ClusterIndex, "_restore", raise_it)
+        with pytest.raises(CorruptFile, match="do not fit"):
+            ClusterIndex.load(tmp_path / "i.npz")
+
+
+# --- pictures that are compared
+
+
+def test_pixels_are_hashed_in_bands_and_only_of_known_formats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    rgb, grey = (rng.integers(0, 256, size, dtype=np.uint8) for size in ((37, 29, 3), (37, 29)))
+    palette = Image.fromarray(grey, "P")
+    palette.putpalette(rng.integers(0, 256, 768, dtype=np.uint8).tobytes())
+    seen = palette.copy()
+    seen.info["transparency"] = 7
+    for picture in (Image.fromarray(rgb), Image.fromarray(grey), palette, seen):
+        picture.save(tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as image:
+            whole = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        wanted = hashlib.sha256(repr((whole.mode, whole.size)).encode() + whole.tobytes()).hexdigest()
+        assert pixel_hash(tmp_path / "a.png") == wanted
+        with monkeypatch.context() as patch:
+            patch.setattr("holdfast.starter.alike._BAND", 100)
+            assert pixel_hash(tmp_path / "a.png") == wanted
+    Image.fromarray(rgb).save(tmp_path / "t.png", "TIFF")
+    giant = png((4, 4)).replace(struct.pack(">II", 4, 4), struct.pack(">II", 50_000, 50_000))
+    put(tmp_path / "giant.png", giant)
+    put(tmp_path / "torn.png", (tmp_path / "a.png").read_bytes()[:60])
+    os.mkfifo(tmp_path / "pipe.png")
+    for name in ("t", "giant", "torn", "pipe", "gone"):
+        with pytest.raises(CorruptFile):
+            pixel_hash(tmp_path / f"{name}.png")
+
+
+# --- encoders of Hugging Face, with a stand-in for the package
+
+
+class Odd(Exception):
+    """An exception of the package's own."""
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Put a stand-in in place; keep the devices of the networks that are built."""
+    devices: list[str] = []
+
+    class Net(torch.nn.Module):
+        def __init__(self, config: Any) -> None:
+            super().__init__()
+            devices.append(torch.empty(0).device.type)
+            self.config = config
+            rates = torch.linspace(0, 0.1, config.num_hidden_layers).tolist()
+            self.layers = torch.nn.ModuleList(torch.nn.Linear(3, config.hidden_size) for _ in rates)
+            self.cls_token = torch.nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+            self.register_buffer("places", torch.arange(2 * config.places), persistent=False)
+
+        def forward(self, pixel_values: torch.Tensor) -> Any:
+            out = sum(layer(pixel_values.mean((2, 3))) for layer in self.layers) + self.places.sum()
+            return types.SimpleNamespace(last_hidden_state=out[:, None] + self.cls_token)
+
+    def for_model(kind: str, **options: Any) -> Any:
+        if "odd" in options:
+            raise Odd("odd")
+        found = types.SimpleNamespace(model_type=kind, num_channels=3, **options)
+        found.to_dict = lambda: {"model_type": kind, **options}
+        return found
+
+    module: Any = types.ModuleType("transformers")
+    module.AutoConfig = types.SimpleNamespace(for_model=for_model)
+    module.AutoModel = types.SimpleNamespace(from_config=Net)
+    monkeypatch.setitem(sys.modules, "transformers", module)
+    return devices
+
+
+PLAIN = {"model_type": "vit", "num_hidden_layers": 2, "hidden_size": 4, "places": 3}
+
+
+def test_a_saved_configuration_takes_no_more_than_its_file(built: list[str], tmp_path: Path) -> None:
+    spec = HuggingFace(config=json.dumps(PLAIN), pooling="cls")
+    encoder = spec.build((3, 8, 8), seed=0).eval()
+    path, x = tmp_path / "e.safetensors", torch.rand(2, 3, 8, 8)
+    encoders.save(encoder, path)
+    built.clear()
+    again = encoders.load(path).eval()
+    assert built == ["meta", "cpu"]
+    assert torch.equal(again(x), encoder(x))
+    assert not any(t.is_meta for t in (*again.parameters(), *again.buffers()))
+    assert all(p.requires_grad for p in again.parameters())
+    again.load_state_dict(encoder.state_dict())
+    assert built == ["meta", "cpu"]
+    described, tensors = encoders.storage._described(encoder.spec), encoder.state_dict()
+    for change, says, devices in (
+        ({"hidden_size": 10**6}, "needs floating point of shape", ["meta"]),
+        ({"num_hidden_layers": 300}, "missing", ["meta"]),
+        ({"num_hidden_layers": 10**9}, "at most 512 as num_hidden_layers", []),
+        ({"depths": [300, 300]}, "at most 512 in all as depths", []),
+        ({"hidden_size": 10**12}, "at most 16777216", []),
+        ({"places": 2**23 + 1}, "numbers that are not stored", ["meta"]),
+        ({"odd": 1}, "settings that vit accepts", []),
+        ({"model_type": "gpt2"}, "model_type", []),
+    ):
+        text = json.dumps({**json.loads(described["config"]), **change})
+        header = {"schema": 1, "spec": {**described, "config": text}, "shape": [3, 8, 8]}
+        put(path, save(dict(tensors), metadata={"holdfast": json.dumps(header)}))
+        built.clear()
+        with pytest.raises(RunError, match=says):
+            encoders.load(path)
+        assert built == devices
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, deep(100_000), '{"model_type": NaN}', "{", "[]", "5", '"vit"'])
+def test_a_configuration_that_is_none(text: str, built: list[str]) -> None:
+    with pytest.raises(HoldfastError) as caught:
+        HuggingFace(config=text).build((3, 8, 8), seed=0)
+    assert len(str(caught.value)) < 1500
+    assert not built
+
+
+def test_standardisation_of_a_folder_is_numbers(tmp_path: Path) -> None:
+    path = tmp_path / "preprocessor_config.json"
+    good: dict[str, Any] = {"image_mean": [0.5], "image_std": [0.5, 0.25, 1]}
+    put(path, json.dumps(good))
+    assert _standardisation(tmp_path) == ((0.5,), (0.5, 0.25, 1.0))
+    for change in (
+        {"image_mean": ["a"]}, {"image_mean": [True]}, {"image_mean": []}, {"image_mean": "0.5"},
+        {"image_std": [[0.5]]}, {"image_std": [None]}, {"image_std": None},
+        {"rescale_factor": "1/255"}, {"rescale_factor": None}, {"rescale_factor": True},
+        {"rescale_factor": [1]},
+    ):  # fmt: skip
+        put(path, json.dumps({**good, **change}))
+        with pytest.raises(CorruptFile, match=r"preprocessor_config\.json"):
+            _standardisation(tmp_path)
+    for text in (deep(100_000), "9" * 5000, '{"image_mean": [NaN]}'):
+        with pytest.raises(CorruptFile):
+            _standardisation(put(path, text).parent)
 
 
 BOMBS = """

@@ -73,7 +73,7 @@ def test_qdrant_holds_the_payload() -> None:
 def test_a_folder_keeps_everything_and_knows_its_embeddings(build: Build, tmp_path: Path) -> None:
     z, y = vectors()
     store = build(z, y, tmp_path / "a")
-    load: Any = FaissStore.load if build is build_faiss else partial(QdrantStore.load, trusted=True)
+    load: Any = partial((FaissStore if build is build_faiss else QdrantStore).load, trusted=True)
     found = store.search(z[:5], 3)
     if build is build_qdrant:
         with pytest.raises(RunError, match="cannot be opened"):
@@ -97,12 +97,27 @@ def test_a_collection_of_a_stranger_is_not_opened(tmp_path: Path) -> None:
         QdrantStore.load(tmp_path / "q")
 
 
+def test_an_index_of_a_stranger_is_not_read(tmp_path: Path) -> None:
+    build_faiss(*vectors(10), tmp_path / "f")
+    with pytest.raises(InvalidArgument, match="native code"):
+        FaissStore.load(tmp_path / "f")
+
+
+@pytest.mark.parametrize("change", [{"size": True}, {"refused": ["1"]}, {"refused": [True]}])
+def test_a_collection_is_as_described(change: dict[str, Any], tmp_path: Path) -> None:
+    build_qdrant(*vectors(1), tmp_path / "q").close()
+    header = json.loads((tmp_path / "q" / "holdfast.json").read_text())
+    (tmp_path / "q" / "holdfast.json").write_text(json.dumps({**header, **change}))
+    with pytest.raises(CorruptFile, match=f"need {next(iter(change))}"):
+        QdrantStore.load(tmp_path / "q", trusted=True)
+
+
 def test_damaged_folders_are_refused(tmp_path: Path) -> None:
     z, y = vectors(50)
     build_faiss(z, y, tmp_path / "f")
     (tmp_path / "f" / "rows.npz").write_bytes(b"torn")
     with pytest.raises(CorruptFile):
-        FaissStore.load(tmp_path / "f")
+        FaissStore.load(tmp_path / "f", trusted=True)
     build_qdrant(z, y, tmp_path / "q").close()
     header = json.loads((tmp_path / "q" / "holdfast.json").read_text())
     (tmp_path / "q" / "holdfast.json").write_text(json.dumps({**header, "size": 51}))

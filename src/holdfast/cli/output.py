@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.text import Text
 from ..errors import HoldfastError, UnknownName
 from ..results.record import Record
 from ..results.show import arranged, value_text
+from ..results.table import printable
 
 err = Console(stderr=True)
 QUIET_EVERY = 15.0
@@ -43,13 +45,13 @@ def say_error(error: Exception | str, as_json: bool, hint: str | None = None) ->
         told = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
         told = (getattr(error, "message", None) or _told(error)).partition(" Did you mean")[0]
-    told = "".join(c if c.isprintable() else " " for c in told)  # a name cannot steer the terminal
+    told = printable(told)
     if as_json:
         kind = type(error).__name__ if isinstance(error, Exception) else "Error"
         print_json({"error": {"type": kind, "message": told, "hint": hint}})
     _line("error", told, "bold red")
     if hint:
-        _line("hint", "".join(c if c.isprintable() else " " for c in hint), "bold cyan")
+        _line("hint", printable(hint), "bold cyan")
 
 
 def _told(error: Exception | str) -> str:
@@ -65,28 +67,58 @@ def _line(word: str, text: str, style: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print data for programs."""
-    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+    sys.stdout.write(json.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n")
 
 
 def print_text(text: str) -> None:
-    """Print a line for people."""
-    sys.stdout.write(text + "\n")
+    """Print lines for people."""
+    sys.stdout.write(_lines(text) + "\n")
 
 
 def print_rich(text: Text) -> None:
     """Print a line for people, in colour on a terminal."""
-    Console().print(text, soft_wrap=True)
+    Console().print(_seen(text), soft_wrap=True)
 
 
 def say(text: str) -> None:
     """Print a remark for people, beside the results."""
-    err.print(Text(f"holdfast: {text}"), soft_wrap=True)
+    err.print(Text(f"holdfast: {printable(text)}"), soft_wrap=True)
+
+
+class _Remarks(logging.Handler):
+    """Log messages where nobody asked for them elsewhere; their names come from files too."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        say(record.getMessage())
+
+
+logging.lastResort = _Remarks(logging.WARNING)
 
 
 def print_table(table: Table) -> None:
-    """Print a table, as wide as the terminal or, in a pipe, as wide as it needs."""
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    """Print a table, as wide as the terminal or, in a pipe, as wide as it needs.
+
+    Text in it is shown as it is: names in brackets are no markup, and names between colons no emoji.
+    """
+    table.title, table.caption = _seen(table.title, _lines), _seen(table.caption, _lines)
+    for column in table.columns:
+        column.header = _seen(column.header)
+        column._cells[:] = map(_seen, column._cells)
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     console.print(table)
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+def _seen(part: Any, clean: Callable[[str], str] = printable) -> Any:
+    """Return a text in which nothing is invisible; other things as they are."""
+    if isinstance(part, Text):
+        part = part.copy()
+        part.plain = clean(part.plain)
+    return clean(part) if isinstance(part, str) else part
 
 
 class Live:
@@ -124,7 +156,7 @@ class Live:
         if total:
             self._show(name, done, total, words)
             return
-        self.phase = f"{name}: {words}"
+        self.phase = printable(f"{name}: {words}")
         if self.progress is not None:
             self.progress.reset(PULSE, total=None, visible=True, description=self.phase)
 
@@ -155,7 +187,7 @@ class Live:
 
     def _show(self, what: str, done: float, total: float, words: str) -> None:
         now = self._heard = time.monotonic()
-        self.phase = None
+        what, words, self.phase = printable(what), printable(words), None
         if self.quiet:
             return
         if self.progress is not None:
@@ -273,5 +305,5 @@ def judged(records: Sequence[Record]) -> list[str]:
     for r in records:
         failed = f" (failed: {', '.join(r['failed'])})" if r["failed"] else ""
         after = " after repairs" if r["attack"] == "REPAIRED" else ""
-        lines[r["run"], after] = f"verdict on {r['run']}{after}: {r['verdict']}{failed}"
+        lines[r["run"], after] = printable(f"verdict on {r['run']}{after}: {r['verdict']}{failed}")
     return list(lines.values())

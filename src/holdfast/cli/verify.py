@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..results.table import printable
 from ..verify import verify_run
 from . import complete
 from .options import use_threads
@@ -37,9 +38,9 @@ def verify_command(
         for check in found.checks:
             if check.queries or not check.holds:
                 word = "?" if check.holds is None else "ok" if check.holds else "BROKEN"
-                print_text(f"{word:>6}  {check.what}: {check.detail}")
+                print_text(printable(f"{word:>6}  {check.what}: {check.detail}"))
         for line in found.differences:
-            print_text(f"  note  {line}: values are compared within a tolerance, not bit for bit")
+            print_text(f"  note  {printable(line)}: values are compared within a tolerance, not bit for bit")
         print_text(found.words())
     if not found.holds:
         raise typer.Exit(1)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from ..errors import CorruptFile, InvalidArgument, MissingExtra, RunError
-from ..files import read_json
+from ..errors import CorruptFile, InvalidArgument, MissingExtra, RunError, told
+from ..files import loads, read_json
 from ..rng import seeded
 from .encoder import Encoder, Shape, check_shape, check_width
 from .resnet import BatchNorm, check_batch_norm
@@ -43,7 +46,15 @@ TOWERS = {
 
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 _CLASS_TOKENS = ("cls_token", "class_embedding")
-_DROPPED = ("transformers_version", "attn_implementation", "dtype", "torch_dtype", "id2label", "label2id")
+_DROPPED = (
+    "transformers_version", "attn_implementation", "dtype", "torch_dtype", "id2label", "label2id",
+    "num_labels",
+)  # fmt: skip
+_REPEATS = re.compile("layer|depth|block|stage")
+DEEPEST, WIDEST = 512, 1 << 24
+"""Most layers, and most of anything else, that a configuration may ask for [D]."""
+UNSTORED = 1 << 24
+"""Most numbers in tensors that a model computes and does not store [D]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,14 +139,15 @@ class HuggingFace:
             raise InvalidArgument("path", "none in a saved encoder", self.path)
         absent: set[str] = set()
         with seeded(seed, "encoder"):
-            with torch.device("cpu"):  # also for load(): tensors that a model computes and does not store
-                if self.path is not None:
-                    net, absent = _stored(transformers, Path(self.path).expanduser())
-                elif self.config is not None:
-                    net = _fresh(transformers, self.config)
-                else:
-                    raise InvalidArgument("path", "a local folder (or config, for fresh weights)", None)
-                trunk, features = self._trunk(net, absent, shape)
+            if self.path is not None:
+                net, absent = _stored(transformers, Path(self.path).expanduser())
+            elif self.config is not None:
+                net = _fresh(transformers, self.config)
+            else:
+                raise InvalidArgument("path", "a local folder (or config, for fresh weights)", None)
+            trunk, features = self._trunk(net, absent, shape)
+            if torch.empty(0).is_meta:
+                trunk.complete_with(partial(_fresh, transformers, cast(str, self.config)))
             head = nn.Linear(features, self.embedding_dim or features)
             if self.embedding_dim is None:
                 nn.init.eye_(head.weight)
@@ -171,8 +183,7 @@ class HuggingFace:
                 raise
             size = getattr(config, "image_size", None)
             hint = "; set interpolate=True for other sizes" if takes and not self.interpolate else ""
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            need = f"images that this {config.model_type} takes (made for size {size}{hint}): {first}"
+            need = f"images that this {config.model_type} takes (made for size {size}{hint}): {told(error)}"
             raise InvalidArgument("shape", need, tuple(shape)) from error
         trunk.train()
         return trunk, features
@@ -209,6 +220,29 @@ class Pooled(nn.Module):
         self.pooling: Pooling = pooling
         self.options = {"interpolate_pos_encoding": True} if interpolate else {}
 
+    def complete_with(self, make: Callable[[], nn.Module]) -> None:
+        """Take the place of a network without storage once its tensors have been loaded.
+
+        The one that ``make`` builds holds what is computed and not stored, which no file brings. It is built
+        only then: whoever loads has compared names and shapes with the file before, so no configuration
+        takes more memory than its weights do.
+        """
+        stored = set(self.net.state_dict())
+        rest = sum(b.numel() for name, b in self.net.named_buffers() if name not in stored)
+        if rest > UNSTORED:
+            raise InvalidArgument("config", f"at most {UNSTORED} numbers that are not stored", rest)
+
+        def complete(self: Pooled, _: Any) -> None:
+            hook.remove()
+            with torch.device("cpu"):
+                net = make()
+            net.load_state_dict(self.net.state_dict(), strict=True, assign=True)
+            for old, new in zip(self.net.modules(), net.modules(), strict=True):
+                new.training = old.training
+            self.net = net
+
+        hook = self.register_load_state_dict_post_hook(complete)  # type: ignore[no-untyped-call]
+
     def forward(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> (n, f)."""
         output: Any = self.net(pixel_values=x, **self.options)
@@ -238,38 +272,74 @@ def _settings(transformers: Any, data: Any, where: str) -> Any:
         raise InvalidArgument(where, f"a model_type out of {', '.join(TYPES)}", kind)
     if "quantization_config" in data:
         raise InvalidArgument(where, "a model that is not quantised", kind)
+    check_size(where, data)
     kept = {k: v for k, v in data.items() if not k.startswith("_") and k not in (*_DROPPED, "auto_map")}
     try:
         settings = transformers.AutoConfig.for_model(kept.pop("model_type"), **kept)
-    except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InvalidArgument(where, f"settings that {kind} accepts ({error})", kind) from error
+    except Exception as error:  # the package has exceptions of its own for fields
+        raise InvalidArgument(where, f"settings that {kind} accepts ({told(error)})", kind) from error
     half = getattr(settings, "vision_config", None)
     if half is None:
         return settings
+    if isinstance(half, dict):
+        raise InvalidArgument(where, f"a vision_config that {kind} accepts", half)
     half.architectures = [TOWERS[kind]]
     if hasattr(settings, "projection_dim"):
         half.projection_dim = settings.projection_dim
     return half
 
 
+def check_size(where: str, data: Any, name: str = "") -> None:
+    """Refuse a configuration that asks for more layers or larger ones than any model has.
+
+    Raises
+    ------
+    InvalidArgument
+        If a number or a list is beyond :data:`DEEPEST` (what the name says is repeated) or :data:`WIDEST`.
+    """
+    most = DEEPEST if _REPEATS.search(name) else WIDEST
+    if isinstance(data, dict):
+        for key, value in data.items():
+            check_size(where, value, str(key))
+    elif isinstance(data, list):
+        numbers = [item for item in data if type(item) is int]
+        if len(data) > DEEPEST or sum(map(abs, numbers)) > most:
+            raise InvalidArgument(where, f"at most {most} in all as {name or 'a list'}", data)
+        for item in data:
+            check_size(where, item, name)
+    elif type(data) is int and abs(data) > most:
+        raise InvalidArgument(where, f"at most {most} as {name}", data)
+
+
 def _class(transformers: Any, settings: Any) -> Any:
     wanted = TOWERS.get(settings.model_type)
     if wanted is None:
         return transformers.AutoModel
-    asked = (getattr(settings, "architectures", None) or [None])[0]
-    return getattr(transformers, asked if asked in TOWERS.values() else wanted)
+    asked = getattr(settings, "architectures", None)
+    first = asked[0] if isinstance(asked, list) and asked else None
+    return getattr(transformers, str(first) if first in TOWERS.values() else wanted)
+
+
+class _Linspace(TorchFunctionMode):
+    """Keep torch.linspace off the meta device: models read their rates of drop path from it."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.linspace:
+            kwargs = {"device": "cpu", **(kwargs or {})}
+        return func(*args, **(kwargs or {}))
 
 
 def _fresh(transformers: Any, text: str) -> nn.Module:
-    """Return a model of a configuration, with fresh weights."""
+    """Return a model of a configuration, with fresh weights, on the device of the context."""
     try:
-        data = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InvalidArgument("config", f"JSON ({error})", text) from error
+        data = loads(text)
+    except ValueError as error:
+        raise InvalidArgument("config", f"JSON ({told(error)})", text) from error
     settings = _settings(transformers, data, "config")
     kind = _class(transformers, settings)
     make = kind.from_config if kind is transformers.AutoModel else kind
-    net: nn.Module = make(settings)
+    with _Linspace():
+        net: nn.Module = make(settings)
     return net
 
 
@@ -283,7 +353,7 @@ def _stored(transformers: Any, folder: Path) -> tuple[nn.Module, set[str]]:
     settings = _settings(transformers, read_json(folder / "config.json"), f"{folder / 'config.json'}")
     try:
         with _quiet(transformers):
-            net, told = _class(transformers, settings).from_pretrained(
+            net, report = _class(transformers, settings).from_pretrained(
                 str(folder),
                 config=settings,
                 dtype=torch.float32,
@@ -296,11 +366,11 @@ def _stored(transformers: Any, folder: Path) -> tuple[nn.Module, set[str]]:
         if type(error).__name__ == "SafetensorError":
             raise CorruptFile(folder, None, f"weights are not whole safetensors: {error}") from error
         if isinstance(error, OSError | RuntimeError | ValueError | KeyError):
-            raise RunError(f"{folder}: weights do not fit: {str(error).splitlines()[0]}") from error
+            raise RunError(f"{folder}: weights do not fit: {told(error)}") from error
         raise
-    missing = {str(name) for name in told.get("missing_keys", ())}
-    if told.get("mismatched_keys") or any("pooler." not in name for name in missing):
-        wrong = sorted(map(str, [*missing, *(told.get("mismatched_keys") or ())]))
+    missing = {str(name) for name in report.get("missing_keys", ())}
+    if report.get("mismatched_keys") or any("pooler." not in name for name in missing):
+        wrong = sorted(map(str, [*missing, *(report.get("mismatched_keys") or ())]))
         raise RunError(f"{folder}: weights do not fit the configuration: {', '.join(wrong[:6])}")
     return net, missing
 
@@ -332,19 +402,27 @@ def _standardisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]
         found = found.get(key, {}) if key is not None and isinstance(found, dict) else found
         if not isinstance(found, dict) or (key is not None and not found):
             continue
-        factor = found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1.0
-        if abs(factor * 255 - 1) > 1e-6 or found.get("rescale_offset", False):
-            need = "mean and std given by hand, for pixels are not divided by 255"
-            raise InvalidArgument(str(folder / name), need, factor)
-        if not found.get("do_normalize", True):
-            return (0.0,), (1.0,)
-        mean, std = found.get("image_mean"), found.get("image_std")
-        if not isinstance(mean, list) or not isinstance(std, list):
-            raise CorruptFile(
-                folder / name, None, "need image_mean and image_std, one number for each channel"
-            )
-        return tuple(map(float, mean)), tuple(map(float, std))
+        return _read_standardisation(folder / name, found)
     raise RunError(f"{folder}: lacks preprocessor_config.json; give mean and std")
+
+
+def _read_standardisation(
+    path: Path, found: Mapping[str, Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    factor = found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1.0
+    if type(factor) not in (int, float):
+        raise CorruptFile(path, None, "need rescale_factor, a number")
+    if abs(factor * 255 - 1) > 1e-6 or found.get("rescale_offset", False):
+        need = "mean and std given by hand, for pixels are not divided by 255"
+        raise InvalidArgument(str(path), need, factor)
+    if not found.get("do_normalize", True):
+        return (0.0,), (1.0,)
+    mean, std = found.get("image_mean"), found.get("image_std")
+    for values in (mean, std):
+        plain = isinstance(values, list) and 0 < len(values) <= WIDEST
+        if not plain or any(type(v) not in (int, float) for v in cast(list[Any], values)):
+            raise CorruptFile(path, None, "need image_mean and image_std, one number for each channel")
+    return tuple(map(float, cast(list[Any], mean))), tuple(map(float, cast(list[Any], std)))
 
 
 def _described(net: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..certify import Certificate
-from ..errors import InvalidArgument
+from ..errors import CorruptFile, InvalidArgument
 from ..files import read_arrays, write_arrays
 from ..results import record
 from ..results.record import Record
@@ -187,8 +187,21 @@ def write_certificate(path: Path, c: Certificate, seconds: float, **more: np.nda
 
 
 def read_certificate(path: Path, norm: float) -> tuple[Certificate, float]:
-    """Read what :func:`write_certificate` wrote."""
+    """Read what :func:`write_certificate` wrote.
+
+    Raises
+    ------
+    CorruptFile
+        If the file cannot be read, or its arrays do not fit each other.
+    """
     a = read_arrays(path)
+    n = a["radius"].shape if "radius" in a else (0,)
+    kinds = {"radius": "f", "correct": "b", "exact": "b", "answer": "iu", "upper": "f"}
+    wrong = [k for k in ("alpha", "method", "seconds", "radius", "correct", "exact") if k not in a]
+    wrong += [k for k, kind in kinds.items() if k in a and (a[k].shape != n or a[k].dtype.kind not in kind)]
+    wrong += [k for k in ("alpha", "seconds") if k in a and (a[k].shape or a[k].dtype.kind not in "iuf")]
+    if wrong or len(n) != 1 or bool(np.isnan(a["radius"]).any()):
+        raise CorruptFile(path, None, f"need a certificate; missing or unfit: {', '.join(wrong) or 'radius'}")
     facts: dict[str, Any] = {
         n: torch.from_numpy(a[n]) for n in ("radius", "correct", "exact", "answer", "upper") if n in a
     }

@@ -71,9 +71,7 @@ def median_radius(radii: Values, clean_right: Values) -> Estimate:
     """
     r = np.sort(_effective(radii, clean_right))
     n = r.size
-    k = max(
-        1, int(scipy.stats.binom.ppf(0.025, n, 0.5))
-    )  # chance < 0.025 that fewer are below the median
+    k = max(1, int(scipy.stats.binom.ppf(0.025, n, 0.5)))  # chance < 0.025 that fewer are below the median
     return Estimate(float(r[(n - 1) // 2]), float(r[k - 1]), float(r[n - k]), n)
 
 

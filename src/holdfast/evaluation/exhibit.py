@@ -145,6 +145,8 @@ def shown_queries(
             ids, x = torch.as_tensor(there["ids"]).to(order.device), torch.as_tensor(there["query"])
         except (CorruptFile, KeyError, TypeError):
             continue
+        if ids.ndim != 1:
+            continue
         places = torch.searchsorted(queries.index[order], ids).clamp(max=len(order) - 1)
         rows = order[places]
         if len(ids) == min(k, len(order)) and bool((queries.index[rows] == ids).all()):

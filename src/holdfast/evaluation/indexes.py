@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from ..rng import stream
 from ..types import PairwiseDistance
 from .vectors import fingerprint
 
+_log = logging.getLogger(__name__)
 Kind = Literal["flat", "ivf", "hnsw"]
 KINDS: tuple[Kind, ...] = ("flat", "ivf", "hnsw")
 HEADER = "index.json"
@@ -206,13 +209,16 @@ class GalleryIndex:
         with replacing(folder / file) as temporary:
             faiss.write_index(self._index, str(temporary))
         header = {
-            "file": file, "embeddings": self.embeddings, "cosine": self.cosine,
-            "size": self.size, "width": self.width, "parameters": dict(self.parameters),
+            "file": file, "sha256": _sha256(folder / file), "embeddings": self.embeddings,
+            "cosine": self.cosine, "size": self.size, "width": self.width,
+            "parameters": dict(self.parameters),
         }  # fmt: skip
         write_json(folder / HEADER, header)
 
     @classmethod
-    def load(cls, folder: str | Path, embeddings: str | None = None) -> GalleryIndex:
+    def load(
+        cls, folder: str | Path, embeddings: str | None = None, *, trusted: bool = False
+    ) -> GalleryIndex:
         """Read an index that :meth:`save` wrote.
 
         Parameters
@@ -221,35 +227,54 @@ class GalleryIndex:
             Where it is.
         embeddings
             SHA-256 of the embeddings that it has to be of; ``None`` does not compare.
+        trusted
+            Say that you know who wrote the folder: FAISS reads the file in native code that was not made for
+            files of strangers. Build such an index again from the embeddings.
 
         Raises
         ------
+        InvalidArgument
+            Unless ``trusted``.
         RunError
             If there is none, or it was built from other embeddings; names both hashes.
         CorruptFile
-            If a file cannot be read.
+            If a file cannot be read, or is not what was written.
+
+        Notes
+        -----
+        ``index.json`` holds the SHA-256 of the file, which is compared before FAISS sees it. It tells damage;
+        whoever forges the one can forge the other.
         """
-        faiss, folder = _faiss(), Path(folder)
+        if trusted is not True:
+            need = (
+                "True, for a folder of your own: FAISS reads it in native code, unsafe for strangers' files"
+            )
+            raise InvalidArgument("trusted", need, trusted)
+        return cls._read(Path(folder), embeddings)
+
+    @classmethod
+    def _read(cls, folder: Path, embeddings: str | None) -> GalleryIndex:
+        faiss = _faiss()
         if not (folder / HEADER).is_file():
             raise RunError(f"{folder}: no index here ({HEADER} is missing)")
-        header = read_json(folder / HEADER)
-        kinds: dict[str, type] = dict.fromkeys(("file", "embeddings"), str) | {"cosine": bool}
-        kinds |= dict.fromkeys(("size", "width"), int) | {"parameters": dict}
-        for name, kind in kinds.items():
-            if not isinstance(header, dict) or not isinstance(header.get(name), kind):
-                raise CorruptFile(folder / HEADER, None, f"need {name}, a {kind.__name__}")
+        header = _header(folder / HEADER)
         if embeddings is not None and header["embeddings"] != embeddings:
             raise RunError(
                 f"{folder}: an index built from other embeddings (SHA-256 {header['embeddings']}), "
                 f"expected those of {embeddings}"
             )
-        path = folder / Path(header["file"]).name
+        path = folder / header["file"]
         if not path.is_file():
             raise RunError(f"{folder}: the index {path.name} that {HEADER} names is missing")
+        found = _sha256(path)
+        if header.get("sha256", found) != found:
+            told = f"not an index of FAISS as it was written (SHA-256 {found}, need {header['sha256']})"
+            raise CorruptFile(path, None, told)
         try:
             index = faiss.read_index(str(path))
-        except RuntimeError as error:
-            raise CorruptFile(path, None, f"not an index of FAISS ({str(error).splitlines()[0]})") from error
+        except (RuntimeError, MemoryError) as error:
+            told = (str(error).splitlines() or ["too large"])[0]
+            raise CorruptFile(path, None, f"not an index of FAISS ({told})") from error
         if (index.ntotal, index.d) != (header["size"], header["width"]):
             told = f"need {header['size']} rows of {header['width']}, found {index.ntotal} of {index.d}"
             raise CorruptFile(path, None, told)
@@ -257,6 +282,31 @@ class GalleryIndex:
             parameters=header["parameters"], cosine=header["cosine"], embeddings=header["embeddings"],
             size=header["size"], width=header["width"], _index=index,
         )  # fmt: skip
+
+
+_KINDS: Mapping[str, type] = {
+    "file": str, "embeddings": str, "cosine": bool, "size": int, "width": int, "parameters": dict,
+}  # fmt: skip
+_FILE = re.compile(r"[a-z]+-[0-9a-f]{16}\.faiss")
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """Read the description of an index, each field of its kind."""
+    header = read_json(path)
+    for name, kind in _KINDS.items():
+        if not isinstance(header, dict) or type(header.get(name)) is not kind:
+            raise CorruptFile(path, None, f"need {name}, a {kind.__name__}")
+    if not _FILE.fullmatch(header["file"]):
+        raise CorruptFile(path, None, "need file, a name that save() gives")
+    if type(header.get("sha256", "")) is not str:
+        raise CorruptFile(path, None, "need sha256, a str")
+    found: dict[str, Any] = header
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 AnyIndex = Kind | IndexSettings | GalleryIndex
@@ -296,6 +346,9 @@ def deployed(
         The gallery (m, e), and what ranks it.
     folder
         Holds indexes, each in a folder named by embeddings, distance and parameters; ``None`` saves nothing.
+        One that is whole, by the SHA-256 in its description, is read without asking whether the folder is
+        trusted (see :meth:`GalleryIndex.load`); anything else there is built anew. The hash tells damage
+        and does not stop a forger: delete ``indexes`` in the run folder of a stranger.
     embeddings
         SHA-256 of the gallery where it is known already.
 
@@ -311,12 +364,29 @@ def deployed(
             raise InvalidArgument("index", "an index that ranks by the distance of the gallery", distance)
         return index
     place = None if folder is None else folder / _name(embeddings, cosine, told)
-    if place is not None and (place / HEADER).is_file():
-        return GalleryIndex.load(place, embeddings)
+    if place is not None and (found := _kept(place, embeddings, cosine, told, z)) is not None:
+        return found
     made = GalleryIndex.build(z, _settings(index), distance, embeddings=embeddings)
     if place is not None:
         made.save(place)
     return made
+
+
+def _kept(
+    place: Path, embeddings: str, cosine: bool, parameters: Mapping[str, Any], z: Tensor
+) -> GalleryIndex | None:
+    """Read the index of a run if it is the one that would be built, and whole; else none."""
+    if not (place / HEADER).is_file():
+        return None
+    try:
+        header = _header(place / HEADER)
+        found = [header.get(name) for name in ("embeddings", "cosine", "parameters", "size", "width")]
+        if "sha256" in header and found == [embeddings, cosine, dict(parameters), *z.shape]:
+            return GalleryIndex._read(place, embeddings)
+        _log.warning("%s: an index of something else, or of an earlier version; it is built anew", place)
+    except (CorruptFile, RunError) as error:
+        _log.warning("%s; it is built anew", error)
+    return None
 
 
 def _settings(index: Kind | IndexSettings) -> IndexSettings:

@@ -317,7 +317,7 @@ class ClusterIndex(
             out = cls(**parameters)
             out._check_parameters()
             out._restore(facts, arrays)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise CorruptFile(path, None, f"its parts do not fit each other: {error!r}") from error
         return out
 

@@ -13,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import CorruptFile, DataError, InvalidArgument
-from ..files import read_arrays, write_arrays
+from ..files import loads, read_arrays, write_arrays
 from ..functional.ranking import chunks
+from ..types import ClusterNames
 from .backends import CHUNK
 
 Array = NDArray[Any]
 SCHEMA = 1
+LARGEST = sys.float_info.max
 
 
 def fingerprint(z: Array) -> str:
@@ -60,8 +62,8 @@ def read_index(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[s
     if "header" not in arrays:
         raise DataError(f"{path}: no header; only files of ClusterIndex.save() can be loaded")
     try:
-        header = json.loads(str(arrays.pop("header")))
-    except (ValueError, RecursionError) as error:  # ValueError: also thousands of digits
+        header = loads(str(arrays.pop("header")))
+    except (ValueError, SystemError) as error:  # SystemError: numbers that are no characters
         raise CorruptFile(path, None, f"header is not JSON: {error}") from error
     if not isinstance(header, dict) or header.get("estimator") != "ClusterIndex":
         raise DataError(f"{path}: holds no ClusterIndex")
@@ -71,7 +73,7 @@ def read_index(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[s
     if not isinstance(parameters, dict) or not isinstance(facts, dict):
         raise CorruptFile(path, None, "header without parameters or facts")
     inertia = facts.get("inertia")
-    if not isinstance(inertia, int | float) or abs(inertia) > sys.float_info.max:
+    if isinstance(inertia, bool) or not isinstance(inertia, int | float) or abs(inertia) > LARGEST:
         raise CorruptFile(path, None, "header without a number as inertia")
     return parameters, facts, arrays
 
@@ -94,6 +96,16 @@ def check_arrays(arrays: Mapping[str, Array]) -> None:
         or not np.isfinite(curve).all()
     ):
         raise ValueError(f"silhouettes {curve.shape} of {curve.dtype}")
-    for name in {"hungarian", "majority"} & set(arrays):
+    named = [name for name in ClusterNames._fields if name in arrays]
+    if named and len(named) < len(ClusterNames._fields):
+        raise ValueError(f"{named[0]} alone, need all of {', '.join(ClusterNames._fields)}")
+    for name in named:
         if arrays[name].shape != (len(centers),) or arrays[name].dtype != np.int64:
             raise ValueError(f"{name} other than {len(centers)} labels")
+    words = arrays.get("feature_names_in", np.full(centers.shape[1], ""))
+    if words.shape != centers.shape[1:] or words.dtype.kind != "U":
+        raise ValueError(f"feature_names_in other than {centers.shape[1]} names")
+    try:
+        words.tolist()
+    except SystemError as error:  # numbers that are no characters
+        raise ValueError("feature_names_in that are no text") from error

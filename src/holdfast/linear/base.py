@@ -207,8 +207,8 @@ def _check(path: Path, learned: Mapping[str, Any]) -> None:
     factor, width = learned.get("components_"), learned.get("n_features_in_")
     if not isinstance(factor, np.ndarray) or factor.ndim != 2 or factor.shape[1] != width:
         raise CorruptFile(path, None, f"need components_ (r, {width})")
-    if not np.isfinite(factor).all():
-        raise CorruptFile(path, None, "components_ holds numbers that are not finite")
+    if factor.dtype.kind not in "fiu" or not np.isfinite(factor).all():
+        raise CorruptFile(path, None, "components_ holds values that are not finite numbers")
     rows, labels = learned.get("references_"), learned.get("reference_labels_")
     if rows is None and labels is None:
         return
@@ -216,3 +216,5 @@ def _check(path: Path, learned: Mapping[str, Any]) -> None:
         isinstance(rows, np.ndarray) and isinstance(labels, np.ndarray) and rows.shape == (labels.size, width)
     ):
         raise CorruptFile(path, None, f"need references_ (n, {width}) and as many reference_labels_")
+    if rows.dtype.kind not in "fiu" or not np.isfinite(rows).all():
+        raise CorruptFile(path, None, "references_ holds values that are not finite numbers")

@@ -12,16 +12,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..errors import CorruptFile, RunError
+from ..errors import CorruptFile
 from ..evaluation import Comparison
-from ..files import read_arrays, read_json, replacing
+from ..files import read_arrays, replacing
 from . import interactive
+from .certify_file import LARGEST, read_certify
 from .lines import Line
 from .parts import data_table, figure, missing
 from .plots import ATTACKED, CLEAN, COLOURS, INK, _axes, _drawing, _svg
 from .words import THIN, duration, esc, join, number, percent, short
 
-SCHEMA = 1
 RUN_KIND = "encoder"
 """The ``kind`` of ``certify.json`` in the folder of a trained run."""
 TITLES: Mapping[str, str] = {
@@ -58,7 +58,6 @@ _WORDS: Mapping[str, tuple[str, str]] = {
 _SPARE_WORDS = ("c2", "c3", "c4", "c5", "ink")
 _DRAWN = 200
 """Most dots in a chart of gaps."""
-_KEYS = ("rows", "radii", "failed", "recorded", "comparisons", "run")
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,32 +96,38 @@ def read_certified(folder: Path) -> Certified | None:
     RunError
         If it was written by another schema.
     CorruptFile
-        If ``certify.json`` cannot be read. Files of radii that cannot be read are named in the notes.
+        If ``certify.json`` cannot be read, or a field of it was changed into something else. Files of radii
+        that cannot be read are named in the notes.
     """
     path = folder / "certify.json"
     if not path.is_file():
         return None
-    meta = read_json(path)
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
-        raise RunError(
-            f"{path}: schema {meta.get('schema') if isinstance(meta, dict) else None!r}, need {SCHEMA}"
-        )
-    lacking = [key for key in _KEYS if key not in meta]
-    if lacking:
-        raise CorruptFile(path, None, f"lacks {', '.join(lacking)}")
+    meta = read_certify(path)
     arrays: dict[str, Mapping[str, NDArray[Any]]] = {}
     notes: list[str] = []
     for file in [file for row in meta["rows"] for file in row["files"]]:
         try:
-            found = read_arrays(folder / "certificates" / Path(file).name)
-            if found["radius"].ndim != 1 or any(
-                len(found[p]) != len(found["radius"]) for p in ("exact", "correct")
-            ):
-                raise CorruptFile(file, None, "unexpected shapes")
-            arrays[file] = found
-        except (CorruptFile, OSError, KeyError) as error:
+            arrays[file] = _radii(folder / "certificates" / Path(file).name)
+        except (CorruptFile, OSError) as error:
             notes.append(f"Radii left out: {error}")
     return Certified(meta, arrays, tuple(notes))
+
+
+def _radii(path: Path) -> Mapping[str, NDArray[Any]]:
+    """Read radii and what belongs to them; whoever draws them need not look at shapes and kinds again."""
+    found = read_arrays(path)
+    size = found["radius"].shape if "radius" in found else (0,)
+    for name, kinds in (("radius", "f"), ("exact", "b"), ("correct", "b"), ("upper", "f")):
+        if name == "upper" and name not in found:
+            continue
+        if name not in found or len(size) != 1 or size == (0,) or found[name].shape != size:
+            raise CorruptFile(path.name, None, f"need {name} of every point")
+        if found[name].dtype.kind not in kinds:
+            raise CorruptFile(path.name, None, f"unexpected kind of {name}")
+    lengths = [found[name] for name in ("radius", "upper") if name in found]
+    if any(bool((~((a >= 0) & ((a <= LARGEST) | np.isinf(a)))).any()) for a in lengths):
+        raise CorruptFile(path.name, None, f"need radii from 0 to {LARGEST:g}, or infinite")
+    return found
 
 
 def title(method: str) -> str:
@@ -491,7 +496,8 @@ def _curves(certified: Certified, k: int, attacked: Attacked = ()) -> Figure:
     axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.grid(color=INK, alpha=0.15, lw=0.6)
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     return drawn
 
 

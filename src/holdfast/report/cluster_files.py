@@ -15,7 +15,7 @@ from ..evaluation import SUITES
 from ..evaluation.stored import Chunk, stored_chunks, stored_name
 from ..files import UNREADABLE, read_arrays, weigh
 from ..results import Record
-from .words import short
+from .words import short, texts
 
 CLUSTER_SUITES = frozenset(name for name, suite in SUITES.items() if suite.clusters)
 """Suites whose records are told in the section on clusters, and nowhere else."""
@@ -225,14 +225,17 @@ def _clusters(path: Path, class_names: Sequence[str]) -> StoredClusters:
         raise CorruptFile(path.name, None, "need finite embeddings and centroids")
     if a["cluster_of"].min() < 0 or a["cluster_of"].max() >= k:
         raise CorruptFile(path.name, None, f"need clusters from 0 to {k - 1}")
-    names = a["class_names"].reshape(-1) if "class_names" in a else class_names
+    try:
+        names = texts(a["class_names"]) if "class_names" in a else tuple(map(str, class_names))
+    except ValueError as error:
+        raise CorruptFile(path.name, None, f"class_names: {error}") from error
     return StoredClusters(
         centroids=a["centroids"].astype(np.float64),
         z=a["z"].astype(np.float32),
         cluster_of=a["cluster_of"].astype(np.int64),
         truth=a["truth"].astype(np.int64),
         named=named.astype(np.int64),
-        class_names=tuple(str(name) for name in names),
+        class_names=names,
     )
 
 

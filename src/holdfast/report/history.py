@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..files import loads
 from . import interactive, plots
 from .load import RunFolder
 from .load import number as field
@@ -258,14 +257,31 @@ _HEADER = 8_000_000
 
 def parameters(path: Path) -> int | None:
     """Count the numbers of a ``.safetensors`` file by its header; ``None`` where there is none to read."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 0 < length <= _HEADER else {}
+            header = loads(file.read(length)) if 0 < length <= _HEADER else {}
+        size = path.stat().st_size
         stored = [entry for name, entry in header.items() if name != "__metadata__"]
-        return sum(math.prod(e["shape"]) for e in stored if e["dtype"].startswith(("F", "BF"))) or None
+        counts = [_count(e["shape"], size) for e in stored if e["dtype"].startswith(("F", "BF"))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    found = sum(count for count in counts if count is not None)
+    return found if None not in counts and 0 < found <= size else None
+
+
+def _count(shape: list[int], most: int) -> int | None:
+    """Return how many numbers a tensor has; ``None`` for more than a file of ``most`` bytes can hold."""
+    count = 1
+    for side in shape:
+        if type(side) is not int or side < 0:
+            return None
+        count *= side
+        if count > most:
+            return None
+    return count
 
 
 def again(runs: Sequence[RunFolder]) -> str:

@@ -17,12 +17,17 @@ from ..evaluation.exhibit import label_of
 from ..files import UNREADABLE, read_json, read_lines, weigh
 from ..results import Record, latest, read
 from .certificates import Certified, read_certified
+from .certify_file import LARGEST
 from .cluster_files import CLUSTER_SUITES, Clustering, read_clustering
+from .words import texts
 
 RUN_SCHEMA = 1
 _IMAGES = ("query", "attacked", "before_x", "after_x")
 _ROWS = ("query_y", "before_y", "before_d", "after_y", "after_d", "held", "ids")
 _ONE = ("eps", "class_names")
+_ROWS_MOST = 1 << 16
+"""Most rows of a map, and most neighbours of all examples of an attack [D]; a hundredth is written."""
+_TEXTS = {"class_names", "norm", "distance"}
 _LATER = ("norm", "before_ids", "after_ids")
 """What examples of earlier versions lack."""
 
@@ -244,6 +249,8 @@ def _arrays(path: Path, names: Sequence[str], optional: Sequence[str] = ()) -> d
             weigh(handle)
             with np.load(handle, allow_pickle=False) as file:
                 a = {name: np.asarray(file[name]) for name in (*names, *optional) if name in file.files}
+        for name in _TEXTS & set(a):
+            texts(a[name])
     except UNREADABLE as error:
         raise CorruptFile(path.name, None, str(error)) from error
     missing = [name for name in names if name not in a]
@@ -262,6 +269,9 @@ def _map(folder: Path, notes: list[str]) -> EmbeddingMap | None:
         wrong = [n for n in ("gallery_z", "query_z") if a[n].ndim != 2 or a[n].dtype.kind != "f"]
         wrong += [n for n in ("gallery_y", "gallery_ids") if a[n].shape != a["gallery_z"].shape[:1]]
         wrong += [n for n in ("query_y", "ids") if a[n].shape != a["query_z"].shape[:1]]
+        wrong += [n for n in ("gallery_y", "gallery_ids", "query_y", "ids") if a[n].dtype.kind not in "iu"]
+        if max(len(a[n]) for n in a if n.endswith("_z") and a[n].ndim) > _ROWS_MOST:
+            raise CorruptFile("clean.npz", None, f"more than {_ROWS_MOST} rows")
         if wrong or a["gallery_z"].shape[1:] != a["query_z"].shape[1:]:
             raise CorruptFile("clean.npz", None, f"unexpected shape of {', '.join(wrong or ['query_z'])}")
     except CorruptFile as error:
@@ -273,8 +283,9 @@ def _map(folder: Path, notes: list[str]) -> EmbeddingMap | None:
             continue
         try:
             b = _arrays(file, ("attacked_z", "eps"), ("norm",))
-            if b["attacked_z"].ndim != 2 or b["attacked_z"].dtype.kind != "f" or b["eps"].shape != ():
+            if b["attacked_z"].ndim != 2 or b["attacked_z"].dtype.kind != "f":
                 raise CorruptFile(file.name, None, "unexpected shape of attacked_z")
+            eps = _eps(file, b["eps"])
         except CorruptFile as error:
             notes.append(f"Arrows of the map left out: {error}")
             continue
@@ -283,7 +294,7 @@ def _map(folder: Path, notes: list[str]) -> EmbeddingMap | None:
             continue
         norm, z = str(b.get("norm", "linf")), b["attacked_z"].astype(np.float32)
         z[~np.isfinite(z).all(1)] = np.nan
-        moved.append(Moved(label_of(file.stem), norm, float(b["eps"]), z))
+        moved.append(Moved(label_of(file.stem), norm, eps, z))
     if stale:
         notes.append(f"Arrows of the map left out: {stale} files are of another sample of queries")
     return EmbeddingMap(
@@ -294,9 +305,16 @@ def _map(folder: Path, notes: list[str]) -> EmbeddingMap | None:
         query_y=a["query_y"].astype(np.int64),
         ids=a["ids"].astype(np.int64),
         distance=str(a.get("distance", "")),
-        class_names=tuple(str(name) for name in a.get("class_names", np.array([])).reshape(-1)),
+        class_names=texts(a["class_names"]) if "class_names" in a else (),
         moved=tuple(moved),
     )
+
+
+def _eps(path: Path, eps: NDArray[Any]) -> float:
+    """Return a radius of a file."""
+    if eps.shape != () or eps.dtype.kind not in "iuf" or not 0 <= float(eps) <= LARGEST:
+        raise CorruptFile(path.name, None, "need eps, a finite number >= 0")
+    return float(eps)
 
 
 def _verdict(path: Path) -> Mapping[str, Any]:
@@ -328,10 +346,17 @@ def _exhibit(path: Path) -> Exhibit:
         name: (k, near) for name in ("before_ids", "after_ids") if name in a
     }
     wanted |= near_ids
+    whole = {"query_y", "before_y", "after_y", "ids", *near_ids}
+    kinds = dict.fromkeys(whole, "iu")
     wrong = [
-        name for name, size in wanted.items() if a[name].shape != size or a[name].dtype.kind not in "biuf"
+        name
+        for name, size in wanted.items()
+        if a[name].shape != size or a[name].dtype.kind not in kinds.get(name, "biuf")
     ]
-    if len(shape) != 4 or shape[1] not in (1, 3) or min(shape) < 1 or near < 1:
+    wrong += [
+        name for name in ("before_d", "after_d") if name not in wrong and not np.isfinite(a[name]).all()
+    ]
+    if len(shape) != 4 or shape[1] not in (1, 3) or min(shape) < 1 or near < 1 or k * near > _ROWS_MOST:
         wrong.append("query")
     if wrong:
         raise CorruptFile(path.name, None, f"unexpected shape of {', '.join(sorted(set(wrong)))}")
@@ -339,7 +364,7 @@ def _exhibit(path: Path) -> Exhibit:
         attack=label_of(path.stem),
         x={name: np.nan_to_num(a[name].astype(np.float32)).clip(0.0, 1.0) for name in _IMAGES},
         rows={name: a[name] for name in (*_ROWS, *near_ids)},
-        eps=float(a["eps"]),
-        class_names=tuple(str(name) for name in a["class_names"].reshape(-1)),
+        eps=_eps(path, a["eps"]),
+        class_names=texts(a["class_names"]),
         norm=str(a.get("norm", "linf")),
     )

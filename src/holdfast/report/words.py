@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import html
+import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 THIN = "\u202f"  # narrow space that does not break
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -153,6 +158,21 @@ def plain(text: object) -> str:
     return "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cs") or c in _BIDI else c for c in str(text)
     )
+
+
+def texts(array: NDArray[Any]) -> tuple[str, ...]:
+    """Return what an array of a file says, as text.
+
+    Raises
+    ------
+    ValueError
+        If it holds numbers that are no characters, which Python refuses with an error of its own core.
+    """
+    if array.dtype.kind == "U" and array.nbytes:
+        codes = np.frombuffer(array.tobytes(), np.dtype("u4").newbyteorder(array.dtype.byteorder))
+        if int(codes.max()) > sys.maxunicode:
+            raise ValueError("text of numbers that are no characters")
+    return tuple(str(item) for item in array.reshape(-1))
 
 
 def esc(text: object) -> str:

@@ -26,8 +26,16 @@ _LATEX = {
 }
 
 
-def _one_line(text: str) -> str:
-    """Replace control characters, line ends among them, so that a name cannot break a layout."""
+def printable(text: str) -> str:
+    r"""Put a space for whatever cannot be seen, so that a name breaks no layout and steers no terminal.
+
+    Control characters and line ends are replaced, marks of direction, surrogates, and spaces of other widths.
+
+    Examples
+    --------
+    >>> printable("a\nb \x1b[31m \u202e")
+    'a b  [31m  '
+    """
     return "".join(c if c.isprintable() else " " for c in text)
 
 
@@ -56,7 +64,7 @@ class Grid:
             [name, *(MISSING if v is None else f"{v:.{digits}f}" for v in line)]
             for name, line in zip(self.rows, self.cells, strict=True)
         ]
-        return [[_one_line(cell) for cell in line] for line in head + body]
+        return [[printable(cell) for cell in line] for line in head + body]
 
     def to_text(self, digits: int = 3) -> str:
         """Return aligned text: names to the left, numbers to the right.

@@ -13,6 +13,10 @@ from scipy.fft import dctn
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from ..data.decode import BOMBS, BROKEN, FORMATS, PIXEL_LIMIT
+from ..data.paths import plain_file
+from ..errors import CorruptFile
+
 GLANCE = 32
 """Side of the small picture that is compared, in pixels."""
 BITS = 8
@@ -22,6 +26,8 @@ CORRELATION = 0.985
 MOST = 40_000
 """Pictures that are compared, each with each; more are not."""
 _BLOCK = 2048
+_BAND = 1 << 22
+"""Pixels that are converted at a time."""
 
 
 def perceptual_bits(glance: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -81,10 +87,31 @@ def near_pairs(glances: NDArray[np.uint8]) -> list[tuple[int, int]]:
 
 
 def pixel_hash(path: str | Path) -> str:
-    """Return the sha256 of a file's decoded pixels, size and mode: the same in any lossless format."""
-    with Image.open(path) as image:
-        seen = image.convert("RGBA" if image.has_transparency_data else "RGB")
-        return hashlib.sha256(repr((seen.mode, seen.size)).encode() + seen.tobytes()).hexdigest()
+    """Return the sha256 of a file's decoded pixels, size and mode: the same in any lossless format.
+
+    Raises
+    ------
+    CorruptFile
+        For what :func:`~holdfast.data.decode.decode` refuses too.
+    """
+    try:
+        plain_file(path)
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > PIXEL_LIMIT:
+                raise CorruptFile(path, None, f"{width}x{height} pixels, limit is {PIXEL_LIMIT} in all")
+            image.load()
+            mode = "RGBA" if image.has_transparency_data else "RGB"
+            found = hashlib.sha256(repr((mode, image.size)).encode())
+            rows = max(1, _BAND // max(width, 1))
+            for top in range(0, height, rows):
+                band = image.crop((0, top, width, min(top + rows, height)))
+                found.update(band.convert(mode).tobytes())
+            return found.hexdigest()
+    except CorruptFile:
+        raise
+    except (*BOMBS, *BROKEN) as error:  # a DataError among them: it is a ValueError
+        raise CorruptFile(path, None, f"damaged image: {error}") from error
 
 
 def groups(n: int, pairs: Sequence[tuple[int, int]]) -> list[list[int]]:

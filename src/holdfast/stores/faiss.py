@@ -52,9 +52,25 @@ class FaissStore:
         write_arrays(Path(folder) / ROWS, arrays)
 
     @classmethod
-    def load(cls, folder: str | Path, embeddings: str | None = None) -> FaissStore:
-        """Read what :meth:`save` wrote; ``embeddings`` is the SHA-256 that it has to be of, if given."""
-        index, path = GalleryIndex.load(folder, embeddings), Path(folder) / ROWS
+    def load(cls, folder: str | Path, embeddings: str | None = None, *, trusted: bool = False) -> FaissStore:
+        """Read what :meth:`save` wrote.
+
+        Parameters
+        ----------
+        folder, embeddings, trusted
+            See :meth:`~holdfast.evaluation.indexes.GalleryIndex.load`; ``trusted=True`` says that you know
+            who wrote the folder.
+
+        Raises
+        ------
+        InvalidArgument
+            Unless ``trusted``.
+        RunError
+            If there is no index, or it was built from other embeddings.
+        CorruptFile
+            If a file cannot be read, or is not what was written.
+        """
+        index, path = GalleryIndex.load(folder, embeddings, trusted=trusted), Path(folder) / ROWS
         arrays = read_arrays(path)
         parts = {name: arrays.get(name) for name in ("y", "ids", "refused")}
         if any(part is None or part.ndim != 1 or part.dtype.kind != "i" for part in parts.values()) or any(

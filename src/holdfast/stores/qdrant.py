@@ -108,8 +108,10 @@ class QdrantStore:
             raise RunError(f"{folder}: no collection here ({HEADER} is missing)")
         header = read_json(folder / HEADER)
         for name, kind in _KINDS.items():
-            if not isinstance(header, dict) or not isinstance(header.get(name), kind):
+            if not isinstance(header, dict) or type(header.get(name)) is not kind:
                 raise CorruptFile(folder / HEADER, None, f"need {name}, a {kind.__name__}")
+        if any(type(number) is not int for number in header["refused"]):
+            raise CorruptFile(folder / HEADER, None, "need refused, a list of ids")
         if embeddings is not None and header["embeddings"] != embeddings:
             raise RunError(
                 f"{folder}: a collection built from other embeddings (SHA-256 {header['embeddings']}), "
