@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/ that are made from results/.
+"""Write the tables and the picture of README.md and docs/ that are made from results/.
 
     python benchmarks/pages.py           # write them
     python benchmarks/pages.py --check   # say which are not what results/ gives; exit code 1
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from holdfast.leaderboard import TRACKS, Board, Track, boards, markdown, read_entries
+from holdfast.leaderboard import TRACKS, Board, Track, boards, markdown, plot, read_entries
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/leaderboard.md", "docs/claims.md")
@@ -23,13 +23,14 @@ BLOCK = re.compile(r"(<!-- results: ([^>\n]*?) -->\n).*?(<!-- /results -->)", re
 
 def of(track: str, *kinds: str) -> list[Board]:
     """Return the boards of a track, of some kinds or all."""
-    found = boards(read_entries(ROOT / "results" / track))
+    folder = ROOT / "results" / track
+    found = boards(read_entries(folder)) if folder.is_dir() else []
     return [board for board in found if not kinds or board.terms.kind in kinds]
 
 
 def board(track: str, *kinds: str) -> str:
     """Return the tables of a track."""
-    return markdown(of(track, *kinds))
+    return markdown(of(track, *kinds)) or "*Not run by us.*"
 
 
 def tracks() -> str:
@@ -90,6 +91,7 @@ def main() -> int:
         for page in (found := stale()):
             print(f"{page}: its tables are not what results/ gives; python benchmarks/pages.py")
         return bool(found)
+    plot(of("digits"), ROOT / "docs" / "images" / "leaderboard.png")
     for page in PAGES:
         path = ROOT / page
         path.write_text(filled(path.read_text("utf-8")), "utf-8")

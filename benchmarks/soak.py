@@ -91,9 +91,9 @@ def suite(chunks: int) -> dict[str, float | int]:
 
 
 def training(steps: int) -> dict[str, float | int]:
-    """Train hm-ics on digits with one search step and a checkpoint every second."""
+    """Train hm-ics on digits, 8 pairs and one search step a batch, with a checkpoint every second."""
     run = recipe("hm-ics")
-    for path, value in (("defense.search.steps", 1), ("data.train_images", 320)):
+    for path, value in (("defense.search.steps", 1), ("data.train_images", 320), ("sampler.batch_pairs", 8)):
         run = replace_path(run, path, value)
     per_epoch = run.sampler.batches_per_epoch(run.data.load().train.y)
     run, watch, done = replace(run, epochs=-(-steps // per_epoch)), Watch(steps), 0

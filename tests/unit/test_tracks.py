@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from holdfast.config import replace as replace_path
-from holdfast.errors import InvalidArgument, UnknownName
+from holdfast.errors import DataError, InvalidArgument, UnknownName
 from holdfast.leaderboard import (
     TRACKS,
     Entry,
@@ -19,6 +19,7 @@ from holdfast.leaderboard import (
     TableTrack,
     Track,
     boards,
+    plot,
     read_entries,
     run_track,
     running,
@@ -28,6 +29,8 @@ from holdfast.leaderboard.tracks import Attacked, Certified
 from holdfast.recipes import RECIPES, SETTINGS
 from holdfast.results import Record, make
 from holdfast.training import Run
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def tiny(run: Run) -> Run:
@@ -165,5 +168,25 @@ def test_the_commands(holdfast: Callable[..., Any], tmp_path: Path) -> None:
     said = holdfast("leaderboard", "run", "digit", "--runs", tmp_path, "--results", tmp_path)
     assert said.code == 2
     assert "digits" in said.err  # a near match
+    said = holdfast("leaderboard", ROOT / "results" / "digits", "--plot", tmp_path / "a.jpg")
+    assert (said.code, ".png or .svg" in said.err) == (2, True)
     said = holdfast("leaderboard", tmp_path / "none")
     assert (said.code, "no results" in said.err) == (2, True)
+
+
+def test_a_picture_has_a_panel_for_every_board_that_can_be_drawn(tmp_path: Path) -> None:
+    def at(name: str, clean: float, worst: float) -> Entry:
+        under = {"suite": "ers", "state": "attacked", "attack": "ES", "eps": 0.1}
+        records = [
+            make(run="r", n=10, metric="recall@1", value=clean),
+            make(run="r", n=10, metric="recall@1", value=worst, **under),  # type: ignore[arg-type]
+        ]
+        return of(name, records)
+
+    found = boards([at("a", 0.9, 0.1), at("<b>$\\frac$", 0.8, 0.2)])
+    path = plot(found, tmp_path / "new" / "a.svg")
+    text = path.read_text("utf-8")
+    assert text.count('<g id="axes_') == 1
+    with pytest.raises(DataError, match="two rows"):
+        plot(boards([at("a", 0.9, 0.1)]), tmp_path / "b.png")
+    assert not (tmp_path / "b.png").exists()

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperGroup
 
+from ..errors import InvalidArgument
 from ..files import write_text
 from ..leaderboard import (
     TRACKS,
@@ -20,6 +21,7 @@ from ..leaderboard import (
     boards,
     markdown,
     page,
+    plot,
     read_entries,
     run_track,
 )
@@ -52,6 +54,9 @@ def show_command(
         list[Path] | None, typer.Option("--add", metavar="RUN", help="Add an evaluated run; may be repeated.")
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a static page.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--plot", help="Draw what recipes trade: a .png or .svg file.")
+    ] = None,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print rows as JSON.")] = False,
 ) -> None:
@@ -60,11 +65,16 @@ def show_command(
     found = boards(read_entries(results))
     if html is not None:
         write_text(html, page(found))
+    if picture is not None:
+        if picture.suffix not in (".png", ".svg"):
+            raise InvalidArgument("plot", "a file that ends in .png or .svg", str(picture))
+        plot(found, picture)
     if as_json:
         print_json({
             "boards": [asdict(board) for board in found],
             "added": [str(path) for path in added],
             "page": None if html is None else str(html),
+            "plot": None if picture is None else str(picture),
         })  # fmt: skip
         return
     for path in added:
@@ -73,8 +83,9 @@ def show_command(
         print_text(markdown(found))
     for board in [] if as_markdown else found:
         print_table(_table(board))
-    if html is not None:
-        print_text(f"page: {html}")
+    for name, file in (("page", html), ("plot", picture)):
+        if file is not None:
+            print_text(f"{name}: {file}")
 
 
 @app.command("run")

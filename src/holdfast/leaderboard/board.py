@@ -24,13 +24,16 @@ class Terms(NamedTuple):
     norm: str
     eps: float
 
+    def radius(self) -> str:
+        """Return the radius in words, in grey levels where it is a whole number of them."""
+        levels = f"{255 * self.eps:.0f}/255" if abs(255 * self.eps - round(255 * self.eps)) < 1e-6 else ""
+        return f"eps {levels or f'{self.eps:.4g}'}" if self.eps else "certified"
+
     def words(self) -> str:
         """Return the terms in words."""
-        levels = f"{255 * self.eps:.0f}/255" if abs(255 * self.eps - round(255 * self.eps)) < 1e-6 else ""
-        radius = f"eps {levels or f'{self.eps:.4g}'}" if self.eps else "certified"
         track = f"{self.track}: " * bool(self.track)
         title = f" ({KINDS[self.kind].title})" * bool(KINDS[self.kind].title)
-        return f"{track}{self.dataset}, {self.protocol}, {self.encoder}, {self.norm} {radius}{title}"
+        return f"{track}{self.dataset}, {self.protocol}, {self.encoder}, {self.norm} {self.radius()}{title}"
 
 
 class Measure(NamedTuple):
