@@ -88,7 +88,7 @@ def test_a_table_is_filed_with_its_errors_at_the_median_of_arml(tmp_path: Path) 
     assert files == [f"wine-{name}.json" for name in ("euclidean-seed0", "arml-seed0", "arml-seed1")]
     (board,) = boards(read_entries(tmp_path / "results"))
     assert (board.terms.kind, board.terms.words()) == (
-        "neighbours", "table: wine, closed, mahalanobis, l2 certified (certificates of nearest neighbours)",
+        "neighbours", "table: wine, closed, l2 certified (certificates of nearest neighbours)",
     )  # fmt: skip
     arml = next(row for row in board.rows if row.recipe == "arml")
     assert arml.seeds == (0, 1)

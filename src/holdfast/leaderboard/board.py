@@ -33,7 +33,8 @@ class Terms(NamedTuple):
         """Return the terms in words."""
         track = f"{self.track}: " * bool(self.track)
         title = f" ({KINDS[self.kind].title})" * bool(KINDS[self.kind].title)
-        return f"{track}{self.dataset}, {self.protocol}, {self.encoder}, {self.norm} {self.radius()}{title}"
+        about = ", ".join(word for word in (self.dataset, self.protocol, self.encoder) if word)
+        return f"{track}{about}, {self.norm} {self.radius()}{title}"
 
 
 class Measure(NamedTuple):
@@ -214,7 +215,8 @@ def boards(entries: Iterable[Entry]) -> list[Board]:
             kind = _OF_SUITE.get(r["suite"])
             if kind is not None and (r["state"] == "attacked" or kind == "neighbours"):
                 eps = 0.0 if kind in _CERTIFIED else r["eps"]
-                at = Terms(entry.track, kind, r["dataset"], r["protocol"], r["encoder"], r["norm"], eps)
+                encoder = "" if entry.track else r["encoder"]  # a track may compare encoders
+                at = Terms(entry.track, kind, r["dataset"], r["protocol"], encoder, r["norm"], eps)
                 parts.setdefault(at, []).append(r)
         for at, records in parts.items():
             found.setdefault(at, {}).setdefault(entry.recipe, []).append((entry, [*clean, *records]))
