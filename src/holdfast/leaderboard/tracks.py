@@ -211,6 +211,29 @@ def _large(name: str, title: str) -> Track:
     )  # fmt: skip
 
 
+def _omniglot(name: str, radius: str, adapt: Callable[[Run], Run]) -> Track:
+    """Return the track of unseen characters at a radius."""
+    steps = (
+        Attacked(suite="benign"),
+        Attacked(suite="ers", queries=200, precision="bf16"),
+        Attacked(suite="worst-case", queries=100, precision="bf16"),
+    )
+    title = f"Omniglot, zero-shot, {radius}"
+    return Track(name, title=title, setting="omniglot", entries=RANKING, steps=steps, adapt=adapt, note=SMALL)
+
+
+def _certified(name: str, title: str, setting: str) -> Track:
+    """Return the track of certificates beside attacks of the same encoders, both in l2."""
+    steps = (
+        Certified(radii=(0.1, 0.25, 0.5, 1.0), queries=50, samples=2_000),
+        Attacked(suite="worst-case", queries=100, norm="l2", eps=0.25),
+        Attacked(suite="worst-case", queries=100, norm="l2", eps=1.0),
+    )
+    note = "Certificates are of the smoothed encoder for noise and hold with probability 0.999 each."
+    title = f"Certified Recall@1, {title}"
+    return Track(name, title=title, setting=setting, entries=("noise", "lipschitz"), steps=steps, note=note)
+
+
 TRACKS: Mapping[str, Track | TableTrack] = {
     track.name: track
     for track in (
@@ -248,32 +271,8 @@ TRACKS: Mapping[str, Track | TableTrack] = {
             note="60 000 images and 32 search steps: needs a GPU; not run by us.",
             published=PUBLISHED["fashion-full"],
         ),
-        Track(
-            "omniglot",
-            title="Omniglot, zero-shot, eps 0.1",
-            setting="omniglot",
-            entries=RANKING,
-            steps=(
-                Attacked(suite="benign"),
-                Attacked(suite="ers", queries=200, precision="bf16"),
-                Attacked(suite="worst-case", queries=100, precision="bf16"),
-            ),
-            adapt=_bf16,
-            note=SMALL,
-        ),
-        Track(
-            "omniglot-wide",
-            title="Omniglot, zero-shot, eps 0.3",
-            setting="omniglot",
-            entries=RANKING,
-            steps=(
-                Attacked(suite="benign"),
-                Attacked(suite="ers", queries=200, precision="bf16"),
-                Attacked(suite="worst-case", queries=100, precision="bf16"),
-            ),
-            adapt=_wide_radius,
-            note=SMALL,
-        ),
+        _omniglot("omniglot", "eps 0.1", _bf16),
+        _omniglot("omniglot-wide", "eps 0.3", _wide_radius),
         Track(
             "clusters-fashion",
             title="Clustering, Fashion-MNIST, small protocol",
@@ -304,29 +303,8 @@ TRACKS: Mapping[str, Track | TableTrack] = {
             tables={"fashion-mnist": 300},
             entries=("euclidean", "arml"),
         ),
-        Track(
-            "certified-deep",
-            title="Certified Recall@1, Fashion-MNIST, small protocol",
-            setting="fashion-small",
-            entries=("noise", "lipschitz"),
-            steps=(
-                Certified(radii=(0.1, 0.25, 0.5, 1.0), queries=50, samples=2_000),
-                Attacked(suite="worst-case", queries=100, norm="l2", eps=0.25),
-                Attacked(suite="worst-case", queries=100, norm="l2", eps=1.0),
-            ),
-            note="Certificates are of the smoothed encoder for noise and hold with probability 0.999 each.",
-        ),
-        Track(
-            "certified-deep-omniglot",
-            title="Certified Recall@1, Omniglot, zero-shot",
-            setting="omniglot",
-            entries=("noise", "lipschitz"),
-            steps=(
-                Certified(radii=(0.1, 0.25, 0.5, 1.0), queries=50, samples=2_000),
-                Attacked(suite="worst-case", queries=100, norm="l2", eps=0.25),
-            ),
-            note="Certificates are of the smoothed encoder for noise and hold with probability 0.999 each.",
-        ),
+        _certified("certified-deep", "Fashion-MNIST, small protocol", "fashion-small"),
+        _certified("certified-deep-omniglot", "Omniglot, zero-shot", "omniglot"),
         _large("cub", "CUB-200-2011"),
         _large("cars", "Cars-196"),
         _large("sop", "Stanford Online Products"),
