@@ -1,7 +1,8 @@
-"""A small share of the fuzzing in every test run: seeds, and a few hundred mutations of each parser."""
+"""A share of the fuzzing in every test run: a minute of mutations, and hypothesis on every parser."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import random
 import sys
@@ -12,6 +13,8 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from holdfast.errors import CorruptFile, DataError
 
@@ -21,7 +24,8 @@ NAMES = (
     "run-json", "set", "entry", "estimator", "index", "exhibit", "map", "values", "clusters", "certify-json",
     "gallery-index", "image",
 )  # fmt: skip
-SECONDS = 0.2
+SECONDS = 2.5
+"""For each parser: about a minute in all."""
 
 
 def module(name: str) -> ModuleType:
@@ -60,11 +64,25 @@ def test_nothing_but_our_own_errors_comes_of_it(
     name: str, run: ModuleType, targets: ModuleType, tmp_path: Path
 ) -> None:
     counts = run.Counts(name, targets.TARGETS[name], targets.ALLOWED, tmp_path)
-    run.loop(counts, runs=300, seconds=SECONDS, seed=7)
+    run.loop(counts, runs=20_000, seconds=SECONDS, seed=7)
     assert counts.executions > len(targets.TARGETS[name].seeds())
     assert not counts.crashes, next(iter(counts.crashes.values()))["traceback"]
     if name != "checkpoint":  # some seed is read, so that mutations start from what is sound
         assert counts.refused < counts.executions
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_seed_with_a_piece_exchanged_is_read_or_refused(
+    name: str, data: st.DataObject, targets: ModuleType, tmp_path: Path
+) -> None:
+    target = targets.TARGETS[name]
+    seed = data.draw(st.sampled_from(list(target.seeds())), "seed")
+    at, cut = data.draw(st.integers(0, len(seed)), "at"), data.draw(st.integers(0, 16), "cut")
+    piece = data.draw(st.binary(max_size=16) | st.sampled_from((b"", *target.words)), "piece")
+    with contextlib.suppress(*targets.ALLOWED):
+        target.parse(seed[:at] + piece + seed[at + cut :], tmp_path)
 
 
 def test_the_loop_finds_a_crash_and_tells_errors_apart(run: ModuleType, tmp_path: Path) -> None:
