@@ -536,6 +536,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path, file: str, told: str
     ({"cluster_of": np.full(200, 10)}, "need clusters from 0 to 9"),
     ({"centroids": np.full((10, 16), np.nan)}, "need finite embeddings and centroids"),
     ({"hungarian": np.zeros(3, dtype=int)}, "unexpected shape or kind of hungarian"),
+    ({"majority": np.array(["a"] * 10)}, "unexpected shape or kind of majority"),
     ({"truth": np.zeros(200)}, "unexpected shape or kind of truth"),
     ({"z": np.zeros((0, 16), np.float32)}, "unexpected shape or kind of cluster_of, truth"),
 ])  # fmt: skip

@@ -198,6 +198,10 @@ def _embeddings(part: Chunk, width: int) -> NDArray[np.float32]:
     return z.astype(np.float32)
 
 
+NAMES = ("hungarian", "majority")
+"""Arrays that name a cluster's class, the first where it names one; -1 where it does not."""
+
+
 def _clusters(path: Path, class_names: Sequence[str]) -> StoredClusters:
     a = read_arrays(path)
     lacking = [name for name in _NEED if name not in a]
@@ -206,17 +210,14 @@ def _clusters(path: Path, class_names: Sequence[str]) -> StoredClusters:
     k, e = a["centroids"].shape if a["centroids"].ndim == 2 else (0, 0)
     n = len(a["z"]) if a["z"].ndim == 2 else 0
     a.setdefault("truth", np.full(n, -1))
-    named = np.full(k, -1)
-    for name in ("majority", "hungarian"):  # the one-to-one names where there are any
-        given = a.get(name, np.full(k, -1))
-        a[name] = given
-        named = np.where(given >= 0, given, named) if given.shape == (k,) else named
+    for name in NAMES:
+        a.setdefault(name, np.full(k, -1))
     shapes = {"centroids": (k, e), "z": (n, e), "cluster_of": (n,), "truth": (n,)}
-    shapes |= {"hungarian": (k,), "majority": (k,)}
+    shapes |= dict.fromkeys(NAMES, (k,))
     wrong = [
         name for name, shape in shapes.items() if a[name].shape != shape or a[name].dtype.kind not in "iuf"
     ]
-    wrong += [name for name in ("cluster_of", "truth", "hungarian", "majority") if a[name].dtype.kind == "f"]
+    wrong += [name for name in ("cluster_of", "truth", *NAMES) if a[name].dtype.kind == "f"]
     if min(k, e, n) < 1 or wrong:
         raise CorruptFile(
             path.name, None, f"unexpected shape or kind of {', '.join(sorted(set(wrong))) or 'z'}"
@@ -225,6 +226,8 @@ def _clusters(path: Path, class_names: Sequence[str]) -> StoredClusters:
         raise CorruptFile(path.name, None, "need finite embeddings and centroids")
     if a["cluster_of"].min() < 0 or a["cluster_of"].max() >= k:
         raise CorruptFile(path.name, None, f"need clusters from 0 to {k - 1}")
+    hungarian, majority = (a[name] for name in NAMES)
+    named = np.where(hungarian >= 0, hungarian, majority)  # the one-to-one names where there are any
     try:
         names = texts(a["class_names"]) if "class_names" in a else tuple(map(str, class_names))
     except ValueError as error:
