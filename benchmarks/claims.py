@@ -179,6 +179,9 @@ def _hardness(of: Of) -> list[Claim]:
     return found
 
 
+WELL = ", which does not collapse either"
+
+
 def _decoupling(of: Of) -> list[Claim]:
     """Tian et al., *Collapse-Aware Triplet Decoupling* for image retrieval, ICML 2024."""
     d = only(of("digits"), kind="ranking")
@@ -187,6 +190,7 @@ def _decoupling(of: Of) -> list[Claim]:
     aware = d.higher("ca-tride", "tride", "ers"), d.higher("ca-tride", "tride", "clean")
     best = d.higher("ca-tride", "hm-ics", "ers"), d.higher("ca-tride", "hm-ics", "worst")
 
+    still = min(d.values("tride", "clean")) > 90
     return [
         Claim(
             paper,
@@ -202,7 +206,7 @@ def _decoupling(of: Of) -> list[Claim]:
             "looking at collapseness keeps training from collapsing",
             answer(aware),
             f"digits, R@1 / ERS: with it (`ca-tride`) {d.text('ca-tride', 'clean', 'ers')}; without it "
-            f"(`tride`) {d.text('tride', 'clean', 'ers')}; published code on Fashion-MNIST with it: TMA "
+            f"(`tride`) {d.text('tride', 'clean', 'ers')}{WELL * still}; published code on Fashion-MNIST with it: TMA "
             "0.98 to 0.99 and ES:D 0.13 to 0.24, which is close to collapse",
             DIGITS,
         ),

@@ -162,6 +162,20 @@ def test_kinds_never_share_a_table_and_each_has_its_columns() -> None:
     assert (titles["certified"], titles["neighbours"]) == ("certified at 0.5", "error at 0.5")
 
 
+def test_a_row_that_means_nothing_is_neither_first_nor_on_the_front() -> None:
+    def at(name: str, clean: float, worst: float, verdict: str) -> Entry:
+        records = [make(run="r", n=10, metric="recall@1", value=clean)]
+        more: dict[str, Any] = {"suite": "ers", "state": "attacked", "attack": "ES", "eps": 0.1}
+        return of(
+            name, [*records, make(run="r", n=10, metric="recall@1", value=worst, verdict=verdict, **more)]
+        )
+
+    (board,) = boards([at("collapsed", 0.9, 0.9, "VACUOUS"), at("sound", 0.8, 0.2, "TRUSTWORTHY")])
+    assert [(r.recipe, r.front, r.against) for r in board.rows] == [
+        ("sound", True, "first"), ("collapsed", False, "not counted"),
+    ]  # fmt: skip
+
+
 def test_the_commands(holdfast: Callable[..., Any], tmp_path: Path) -> None:
     said = holdfast("leaderboard", "tracks", "--json")
     assert {t["name"] for t in json.loads(said.out)} == set(TRACKS)

@@ -135,6 +135,10 @@ _CERTIFIED = ("certified", "neighbours")
 _AT = "certified@"
 
 
+NOTHING = {"VACUOUS", "INVALID"}
+"""Verdicts under which a row is neither ranked nor on the front."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One recipe on one track.
@@ -155,7 +159,7 @@ class Row:
         Whether no other row is better in both measures that the table trades.
     against
         In words how the ranking measure stands to the first row: ``"first"``, ``"within noise"``,
-        ``"behind"`` or ``"too few seeds"``.
+        ``"behind"``, ``"too few seeds"``, or ``"not counted"`` by its verdict.
     """
 
     recipe: str
@@ -165,6 +169,11 @@ class Row:
     seconds: float
     front: bool = False
     against: str = ""
+
+    @property
+    def counts(self) -> bool:
+        """Whether no verdict says that the figures mean nothing; if one does, the row stands last."""
+        return not NOTHING & set(self.verdicts)
 
     def mean(self, measure: str) -> float | None:
         """Return the mean over seeds, or None where it was not measured."""
@@ -229,7 +238,7 @@ def _board(terms: Terms, found: Mapping[str, Sequence[tuple[Entry, list[Record]]
     has = {m: sum(bool(r.values.get(m)) for r in rows) for m in kind.ranking}
     ranked = max(kind.ranking, key=lambda m: (has[m], -kind.ranking.index(m)))
     sign = -1.0 if kind.measures[ranked].lower else 1.0
-    rows.sort(key=lambda row: (-sign * (row.mean(ranked) or 0.0), row.recipe))
+    rows.sort(key=lambda row: (not row.counts, -sign * (row.mean(ranked) or 0.0), row.recipe))
     return Board(terms, ranked, tuple(_placed(row, rows, ranked, kind) for row in rows))
 
 
@@ -312,6 +321,8 @@ def _placed(row: Row, rows: Sequence[Row], ranked: str, kind: Kind) -> Row:
     first = rows[0]
     if row is first:
         against = "first"
+    elif not row.counts:
+        against = "not counted"
     elif not row.values.get(ranked) or not first.values.get(ranked):
         against = "not measured"
     else:
@@ -319,6 +330,8 @@ def _placed(row: Row, rows: Sequence[Row], ranked: str, kind: Kind) -> Row:
         against = "behind" if found.supported else "within noise" if found.enough else "too few seeds"
     return replace(
         row,
-        front=mine is not None and not any(beaten(other) for other in rows if other is not row),
+        front=row.counts
+        and mine is not None
+        and not any(beaten(other) for other in rows if other is not row and other.counts),
         against=against,
     )
