@@ -206,8 +206,8 @@ def _decoupling(of: Of) -> list[Claim]:
             "looking at collapseness keeps training from collapsing",
             answer(aware),
             f"digits, R@1 / ERS: with it (`ca-tride`) {d.text('ca-tride', 'clean', 'ers')}; without it "
-            f"(`tride`) {d.text('tride', 'clean', 'ers')}{WELL * still}; published code on Fashion-MNIST with it: TMA "
-            "0.98 to 0.99 and ES:D 0.13 to 0.24, which is close to collapse",
+            f"(`tride`) {d.text('tride', 'clean', 'ers')}{WELL * still}; published code on "
+            "Fashion-MNIST with it: TMA 0.98 to 0.99 and ES:D 0.13 to 0.24, which is close to collapse",
             DIGITS,
         ),
         Claim(
