@@ -72,7 +72,7 @@ def test_nothing_but_our_own_errors_comes_of_it(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_a_seed_with_a_piece_exchanged_is_read_or_refused(
     name: str, data: st.DataObject, targets: ModuleType, tmp_path: Path
