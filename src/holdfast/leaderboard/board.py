@@ -263,12 +263,11 @@ def _row(recipe: str, runs: Sequence[tuple[Entry, list[Record]]], kind: str) -> 
 def _values(records: Sequence[Record], kind: str) -> dict[str, float]:
     """Return the measures of one run as they are shown; the worst case is the lowest under attack."""
     clean = [r for r in records if r["state"] == "clean"]
-    attacked = [r for r in records if r["state"] == "attacked"]
+    tables = kind == "neighbours"  # their records have no state
+    attacked = [r for r in records if tables or r["state"] == "attacked"]
 
     def lowest(metric: str) -> float | None:
-        return min(
-            (r["value"] for r in attacked if r["metric"] == metric and r["attack"] != "none"), default=None
-        )
+        return min((r["value"] for r in attacked if r["metric"] == metric), default=None)
 
     def last(metric: str, among: Sequence[Record]) -> float | None:
         found = [r for r in among if r["metric"] == metric]
@@ -290,10 +289,9 @@ def _values(records: Sequence[Record], kind: str) -> dict[str, float]:
     else:
         found["median"] = last("certified-median", attacked)
         shares = {r["metric"]: r["value"] for r in records if r["metric"].startswith(_AT)}
-        if kind == "neighbours":
+        if tables:
             found["clean"] = last("clean-error", records)
             shares = {name: 1.0 - value for name, value in shares.items()}
-            found["median"] = last("certified-median", records)
         found |= shares
     scales = KINDS[kind].measures
     return {

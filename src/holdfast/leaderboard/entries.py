@@ -116,9 +116,11 @@ def add(run: str | Path, folder: str | Path, *, track: str = "") -> Path:
     changes = _changes(meta["defaults"], meta["run"])
     recipe = " ".join([opened.run.name, *changes])
     name = _named(records[0]["dataset"], recipe, seed)
-    commands = [] if not track else [f"holdfast leaderboard run {track} --entries '{recipe}' --seeds {seed}"]
+    commands = _commands(opened.path, opened.run.name, changes, seed, name)
+    if track:
+        commands = [track_command(track, recipe, seed)]
     facts = {
-        "commands": commands or _commands(opened.path, opened.run.name, changes, seed, name),
+        "commands": commands,
         "version": meta["version"],
         "machine": meta["machine"],
         "created": meta["created"],
@@ -128,6 +130,11 @@ def add(run: str | Path, folder: str | Path, *, track: str = "") -> Path:
         "run": _scrubbed(meta["run"]),
     }
     return write_entry(folder, name, track=track, recipe=recipe, seed=seed, records=records, **facts)
+
+
+def track_command(track: str, entry: str, seed: int) -> str:
+    """Return the command that makes one entry of a track again."""
+    return f"holdfast leaderboard run {track} --entries '{entry}' --seeds {seed}"
 
 
 def write_entry(

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..certification import RADII, Certification, certify_table
+from ..certification import certify_table
 from ..data.tabular import load_table
 from ..errors import InvalidArgument, UnknownName
+from ..evaluation.certified import records_of
 from ..runs import machine, train_run
-from .entries import add, write_entry
+from .entries import add, track_command, write_entry
 from .tracks import SEEDS, TRACKS, TableTrack, Tell, Track
 
 BASELINE = "arml"
@@ -114,29 +115,23 @@ def _tables(
         table = load_table(name, places.data_dir)
         folder = places.runs / track.name / name
 
-        def certified(radii: Sequence[float] | None, table: Any = table, points: Any = points,
-                      folder: Path = folder) -> Certification:  # fmt: skip
-            return certify_table(
-                table, chosen, track.k, n_test=points, seeds=seeds, radii=radii, out=folder, report=False,
-                on_step=_labelled(tell, table.name),
-            )  # fmt: skip
-
-        found = certified(None)
+        found = certify_table(
+            table, chosen, track.k, n_test=points, seeds=seeds, out=folder, report=False,
+            on_step=_labelled(tell, table.name),
+        )  # fmt: skip
         medians = [
             row["median"]["value"]
             for row in found.meta["rows"]
             if row["method"] == BASELINE and row["k"] == track.k[0] and row["median"]["value"] is not None
         ]
-        usual = RADII.get(name, tuple(found.meta["radii"]))
-        found = certified(sorted({*usual, *medians}))  # radii are read back, only shares are told anew
+        radii, norm = sorted({*found.meta["radii"], *medians}), found.meta["run"]["norm"]
         for method, seed in dict.fromkeys((one.method, one.seed) for one in found.measured):
             mine = [one for one in found.measured if (one.method, one.seed) == (method, seed)]
-            wanted = {one.fingerprint for one in mine}
             yield write_entry(
                 places.results / track.name, f"{name}-{method}-seed{seed}", track=track.name, recipe=method,
-                seed=seed, records=[r for r in found.records if r["fingerprint"] in wanted],
+                seed=seed, records=[r for one in mine for r in records_of(one, table.name, norm, radii)],
                 version=found.meta["version"], machine=machine(), data=found.meta["data_fingerprint"],
-                commands=[f"holdfast leaderboard run {track.name} --entries {method} --seeds {seed}"],
+                commands=[track_command(track.name, method, seed)],
                 training_seconds=mine[0].train_seconds,
                 run={"table": table.provenance, "points": points, "k": list(track.k)},
             )  # fmt: skip

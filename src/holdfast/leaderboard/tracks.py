@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any
 
 from ..config import everywhere
@@ -149,7 +149,6 @@ class TableTrack:
     entries: tuple[str, ...]
     k: tuple[int, ...] = (1,)
     note: str = ""
-    published: tuple[Published, ...] = field(default=())
 
 
 def _bf16(run: Run) -> Run:
